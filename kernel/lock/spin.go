@@ -1,0 +1,107 @@
+package lock
+
+import (
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/sched"
+)
+
+// SpinLock is spinlock_t: taking it disables preemption, and the holder must not
+// sleep. Locks that interrupt handlers take have an interrupt-safe class and are
+// taken with the IRQ forms.
+type SpinLock struct {
+	w    x86.SpinWord
+	obj  x86.ObjID // immutable after Init
+	time uint64    // the last holder's clock at release; protected by w
+}
+
+// Init prepares the lock.
+func (l *SpinLock) Init(m *sched.Machine, c Class) { l.obj = newObj(m, c) }
+
+// Obj names the lock.
+func (l *SpinLock) Obj() x86.ObjID { return l.obj }
+
+// Lock takes the lock.
+func (l *SpinLock) Lock(t *sched.Task) { l.lock(t, how{}) }
+
+// LockNested takes a second lock of the same class (spin_lock_nested).
+func (l *SpinLock) LockNested(t *sched.Task) { l.lock(t, how{nested: true}) }
+
+func (l *SpinLock) lock(t *sched.Task, h how) {
+	t.PreemptDisable()
+	t.C.Point(x86.OpLock, l.obj)
+	if !l.w.TryLock() {
+		l.spin(t)
+	}
+	acquired(t, l.obj, h)
+}
+
+func (l *SpinLock) spin(t *sched.Task) {
+	if t.M.CheckLocks() && holds(t, l.obj) {
+		t.Oops("lock recursion: %s is already held", Namer(l.obj.ID()))
+	}
+	for n := 1; !l.w.TryLock(); n++ {
+		t.C.SpinWait(l.obj, n)
+	}
+	t.C.SetNow(l.time)
+}
+
+// TryLock takes the lock if it is free, and reports whether it did.
+func (l *SpinLock) TryLock(t *sched.Task) bool {
+	t.PreemptDisable()
+	t.C.Point(x86.OpLock, l.obj)
+	if !l.w.TryLock() {
+		t.PreemptEnable()
+		return false
+	}
+	acquired(t, l.obj, how{try: true})
+	return true
+}
+
+// Unlock releases the lock.
+func (l *SpinLock) Unlock(t *sched.Task) {
+	t.C.Point(x86.OpUnlock, l.obj)
+	released(t, l.obj)
+	l.time = t.C.Now()
+	l.w.Unlock()
+	t.C.Wrote(l.obj)
+	t.PreemptEnable()
+}
+
+// LockIRQSave disables interrupts and takes the lock; the result goes to
+// UnlockIRQRestore.
+func (l *SpinLock) LockIRQSave(t *sched.Task) (irqOff bool) {
+	irqOff = t.C.IRQSave()
+	l.lock(t, how{})
+	return irqOff
+}
+
+// UnlockIRQRestore releases the lock and restores the interrupt flag.
+func (l *SpinLock) UnlockIRQRestore(t *sched.Task, irqOff bool) {
+	t.C.Point(x86.OpUnlock, l.obj)
+	released(t, l.obj)
+	l.time = t.C.Now()
+	l.w.Unlock()
+	t.C.Wrote(l.obj)
+	t.C.IRQRestore(irqOff)
+	t.PreemptEnable()
+}
+
+// LockIRQ disables interrupts, which must be enabled, and takes the lock.
+func (l *SpinLock) LockIRQ(t *sched.Task) {
+	t.C.IRQDisable()
+	l.lock(t, how{})
+}
+
+// UnlockIRQ releases the lock and enables interrupts.
+func (l *SpinLock) UnlockIRQ(t *sched.Task) { l.UnlockIRQRestore(t, false) }
+
+// Locked reports whether somebody holds the lock: for invariants and contention
+// checks, not for synchronisation.
+func (l *SpinLock) Locked() bool { return l.w.Locked() }
+
+// AssertHeld stops the machine if the task does not hold the lock.
+func (l *SpinLock) AssertHeld(t *sched.Task) {
+	if !holds(t, l.obj) {
+		t.Oops("%s must be held", Namer(l.obj.ID()))
+	}
+}

@@ -1,0 +1,263 @@
+package sched
+
+import (
+	"sync/atomic"
+
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/trace"
+)
+
+// detState is what the deterministic regimes need beside the CPUs.
+type detState struct {
+	steps   uint64        // points passed
+	since   uint64        // step from which StepLimit counts
+	next    int           // CPU whose coroutine the driver resumes; -1: choose
+	last    int           // CPU that made the last step
+	time    uint64        // clock of whoever acts
+	horizon uint64        // timed: the running CPU may go on until its clock reaches this
+	choice  Choice        // scratch for the strategy
+	stalled bool          // somebody blocked in Go
+	beat    atomic.Uint64 // changes while steps are made, for the watchdog
+}
+
+// Actor is somebody who can take the next step: a CPU or a pending event.
+type Actor struct {
+	// CPU is the processor's number, or -1 for an event.
+	CPU int
+	// Seq identifies an event: events are numbered in the order they were added.
+	Seq uint64
+	// Op and Obj say what the step will do.
+	Op  x86.Op
+	Obj x86.ObjID
+}
+
+// Choice is what a Strategy decides: which of the enabled actors steps next.
+type Choice struct {
+	// Step counts points from the start.
+	Step uint64
+	// Last is the CPU that made the previous step, or -1.
+	Last int
+	// Enabled lists the actors, CPUs first, in a fixed order. Never empty.
+	Enabled []Actor
+}
+
+// Strategy chooses schedules in the Free regime.
+type Strategy interface {
+	// Begin is called once for each machine.
+	Begin(cpus int)
+	// Pick returns an index into ch.Enabled.
+	Pick(ch *Choice) int
+}
+
+// Observer is told of every step of a deterministic run just before it happens,
+// on the stack of the task that performs it (or, for an event, of any).
+type Observer interface {
+	Step(step uint64, t *Task, op x86.Op, obj x86.ObjID)
+	Device(step uint64, ev Event)
+}
+
+// SetObserver installs the observer of a deterministic machine. Not while it runs.
+func (m *Machine) SetObserver(o Observer) { m.observer = o }
+
+// Point is the slow path of x86.CPU.Point; see x86.Hook.
+func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
+	if !m.det {
+		m.pointParallel(xc)
+		return
+	}
+	if m.dying.Load() {
+		return
+	}
+	c := m.cpus[xc.ID]
+	d := &m.det1
+	d.steps++
+	if d.steps&1023 == 0 {
+		d.beat.Store(d.steps)
+	}
+	if d.steps-d.since > m.opts.StepLimit {
+		m.failFrom(c, &Result{Reason: Livelock, Detail: m.livelockReport()})
+	}
+	c.op, c.obj = op, obj
+	if m.acct != nil {
+		m.account(c, op, obj)
+	}
+	m.dispatch(c)
+	if xc.Pending() != 0 && !xc.IRQsDisabled() && !m.dying.Load() {
+		m.Interrupts(xc)
+		c.op, c.obj = op, obj
+	}
+	if xc.Now() >= c.sliceEnd && c.cur != c.idle && c.rq.n.Load() > 0 {
+		c.needResched.Store(true)
+		c.cur.preemptCheck()
+	}
+	if m.observer != nil {
+		m.observer.Step(d.steps, c.cur, op, obj)
+	}
+}
+
+// Wrote enables the CPUs that wait for obj.
+func (m *Machine) Wrote(xc *x86.CPU, obj x86.ObjID) {
+	for _, c := range m.cpus {
+		if c.waiting && c.waitObj == obj {
+			c.SetNow(xc.Now() + m.cost.LineTransfer)
+			m.unwait(c)
+		}
+	}
+}
+
+func (m *Machine) unwait(c *cpu) {
+	c.waiting = false
+	c.SetNow(m.det1.time)
+	m.det1.horizon = 0
+}
+
+// SpinWait disables the CPU until obj is written or it has an interrupt to take.
+func (m *Machine) SpinWait(xc *x86.CPU, obj x86.ObjID, spins int) {
+	if !m.det {
+		m.spinParallel(xc, spins)
+		return
+	}
+	c := m.cpus[xc.ID]
+	if m.dying.Load() {
+		c.cur.unwinding = true
+		panic(unwind{})
+	}
+	if xc.Pending() == 0 || xc.IRQsDisabled() {
+		c.waiting, c.waitObj = true, obj
+		c.op, c.obj = x86.OpWait, obj
+		m.det1.horizon = 0
+		if c.cur != c.idle {
+			xc.Trace.Inc(trace.EmuSpinWaits)
+		}
+		m.dispatch(c)
+	}
+	if xc.Pending() != 0 && !xc.IRQsDisabled() {
+		m.Interrupts(xc)
+	}
+}
+
+// dispatch lets others act until c is chosen. It runs on c's current coroutine.
+func (m *Machine) dispatch(c *cpu) {
+	d := &m.det1
+	if !c.waiting && c.Now() < d.horizon {
+		d.time = c.Now() // timed: nobody else is due before c
+		return
+	}
+	switch n := m.choose(); {
+	case n == c.ID:
+		d.last = n
+		return
+	default:
+		d.next = n // -1 when nobody can act: the driver looks why
+		c.cur.yield()
+		d.last = c.ID
+	}
+}
+
+// choose lets pending events happen until a CPU's turn comes, and returns the
+// CPU, or -1 if nobody is enabled.
+func (m *Machine) choose() int {
+	if m.opts.Regime == Timed {
+		return m.chooseTimed()
+	}
+	d := &m.det1
+	for {
+		en := d.choice.Enabled[:0]
+		for i, c := range m.cpus {
+			if !c.waiting {
+				en = append(en, Actor{CPU: i, Op: c.op, Obj: c.obj})
+			}
+		}
+		q := &m.events
+		for i := range q.heap {
+			e := &q.heap[i]
+			en = append(en, Actor{CPU: -1, Seq: e.seq, Op: e.ev.Op(), Obj: e.ev.Obj()})
+		}
+		d.choice.Enabled = en
+		if len(en) == 0 {
+			return -1
+		}
+		d.choice.Step, d.choice.Last = d.steps, d.last
+		i := m.opts.Strategy.Pick(&d.choice)
+		if a := en[i]; a.CPU >= 0 {
+			d.time = m.cpus[a.CPU].Now()
+			return a.CPU
+		}
+		m.fireSeq(en[i].Seq)
+	}
+}
+
+// chooseTimed picks the CPU with the least clock, after all events due before it.
+func (m *Machine) chooseTimed() int {
+	d := &m.det1
+	for {
+		best, second := -1, never
+		var least uint64
+		for i, c := range m.cpus {
+			if c.waiting {
+				continue
+			}
+			switch now := c.Now(); {
+			case best < 0:
+				best, least = i, now
+			case now < least:
+				best, least, second = i, now, least
+			case now < second:
+				second = now
+			}
+		}
+		at := m.events.nextAt()
+		if best < 0 && at == never {
+			return -1
+		}
+		if best < 0 || at <= least {
+			if e, ok := m.events.popDue(at); ok {
+				d.time = max(d.time, e.at)
+				m.fire(e)
+			}
+			continue
+		}
+		d.time = least
+		d.horizon = min(second, at)
+		return best
+	}
+}
+
+func (m *Machine) fireSeq(seq uint64) {
+	for i := range m.events.heap {
+		if m.events.heap[i].seq == seq {
+			m.fire(m.events.removeAt(i))
+			return
+		}
+	}
+}
+
+func (m *Machine) fire(e pendingEvent) {
+	m.det1.steps++
+	if m.observer != nil {
+		m.observer.Device(m.det1.steps, e.ev)
+	}
+	e.ev.Fire(m, m.trace.Device())
+}
+
+// runDet is the driver of the deterministic regimes.
+func (m *Machine) runDet() {
+	d := &m.det1
+	d.next = -1
+	for !m.stop.Load() {
+		if d.next < 0 {
+			if d.next = m.choose(); d.next < 0 {
+				return
+			}
+			d.last = d.next
+		}
+		c := m.cpus[d.next]
+		d.next = -1
+		t := c.cur
+		t.co.resume()
+		c.release()
+		if t.co != nil && t.co.goexited {
+			return
+		}
+	}
+}

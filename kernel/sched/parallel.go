@@ -1,0 +1,306 @@
+package sched
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/trace"
+)
+
+// parState is what the parallel regime needs beside the CPUs.
+type parState struct {
+	clock        atomic.Uint64 // machine time in cycles, never decreasing
+	lastProgress atomic.Uint64 // value of Machine.progress when progressAt was set
+	progressAt   atomic.Uint64 // machine time of the last progress seen
+	firing       atomic.Int32  // CPUs in the middle of firing an event
+}
+
+const (
+	// quantum is how many cycles may pass between two slow points of a busy CPU.
+	quantum = 20_000
+	// yieldEvery is how many slow points a CPU passes before it lets other
+	// goroutines run. When CPUs outnumber the host's cores, a CPU that never
+	// yields holds up everybody who waits for a CPU that is not running.
+	yieldEvery = 4
+	// lead is how far a CPU's clock may run ahead of the slowest, in cycles.
+	lead = 3_000_000
+	// parkAfter is how many fruitless rounds an idle CPU makes before it parks.
+	parkAfter = 64
+)
+
+// parTime computes machine time: the least clock of the CPUs that are busy.
+func (m *Machine) parTime() uint64 {
+	least := never
+	for _, c := range m.cpus {
+		if c.isIdle.Load() {
+			continue
+		}
+		if p := c.pub.Load(); p < least {
+			least = p
+		}
+	}
+	old := m.par.clock.Load()
+	if least == never || least <= old {
+		return old
+	}
+	for least > old && !m.par.clock.CompareAndSwap(old, least) {
+		old = m.par.clock.Load()
+	}
+	return max(old, least)
+}
+
+// pointParallel is the slow path of a schedule point.
+func (m *Machine) pointParallel(xc *x86.CPU) {
+	c := m.cpus[xc.ID]
+	t := c.cur
+	if t.unwinding {
+		return
+	}
+	if m.dying.Load() {
+		t.unwinding = true
+		panic(unwind{})
+	}
+	if m.stop.Load() {
+		t.yield()
+		c = m.cpus[t.C.ID]
+		xc = &c.CPU
+	}
+	now := xc.Now()
+	c.pub.Store(now)
+	time := m.parTime()
+	if m.events.nextAt() <= time {
+		m.fireDue(c, time)
+	}
+	c.points++
+	if c.points%yieldEvery == 0 {
+		runtime.Gosched()
+	}
+	if now > time+lead {
+		for i := 0; i < 8 && xc.Pending() == 0 && now > m.parTime()+lead; i++ {
+			runtime.Gosched()
+		}
+	}
+	if c.points%1024 == 0 {
+		m.checkProgress(c, time)
+	}
+	if now >= c.sliceEnd && t != c.idle && c.rq.n.Load() > 0 {
+		c.needResched.Store(true)
+	}
+	limit := now + quantum
+	if t != c.idle && c.sliceEnd > now && c.sliceEnd < limit {
+		limit = c.sliceEnd
+	}
+	xc.SetLimit(limit)
+	if xc.Pending() != 0 && !xc.IRQsDisabled() {
+		m.Interrupts(xc)
+	} else if c.needResched.Load() {
+		t.preemptCheck()
+	}
+	if m.stop.Load() {
+		t.C.Attention()
+	}
+}
+
+// fireDue lets the events happen that are due at machine time.
+func (m *Machine) fireDue(c *cpu, time uint64) bool {
+	fired := false
+	m.par.firing.Add(1)
+	for {
+		e, ok := m.events.popDue(time)
+		if !ok {
+			break
+		}
+		e.ev.Fire(m, c.Trace)
+		fired = true
+	}
+	m.par.firing.Add(-1)
+	return fired
+}
+
+// attendEvent makes CPUs notice an event added at time at: parked ones must
+// look again, because they may be the ones to fire it.
+func (m *Machine) attendEvent(uint64) {
+	for _, c := range m.cpus {
+		if c.parked.Load() {
+			select {
+			case c.park <- struct{}{}:
+			default:
+			}
+			return
+		}
+	}
+}
+
+// spinParallel is one round of a busy wait.
+func (m *Machine) spinParallel(xc *x86.CPU, spins int) {
+	c := m.cpus[xc.ID]
+	t := c.cur
+	if m.dying.Load() {
+		if t.unwinding {
+			// A deferred function of a task that is being cut waits for something:
+			// it will never come.
+			panic(unwind{})
+		}
+		t.unwinding = true
+		panic(unwind{})
+	}
+	if m.stop.Load() {
+		t.yield()
+		return
+	}
+	xc.Charge(m.cost.Pause)
+	c.pub.Store(xc.Now())
+	if spins == 1 {
+		xc.Trace.Inc(trace.EmuSpinWaits)
+	}
+	if xc.Pending() != 0 && !xc.IRQsDisabled() {
+		m.Interrupts(xc)
+		return
+	}
+	if spins > 16 {
+		// The one we wait for may need our host core.
+		xc.SetNow(m.parTime())
+		runtime.Gosched()
+		if spins%4096 == 0 {
+			m.checkProgress(c, m.parTime())
+			if m.events.nextAt() <= m.parTime() {
+				m.fireDue(c, m.parTime())
+			}
+		}
+	}
+}
+
+// idleWait is one round of an idle CPU: it fires due events, lets time jump when
+// everybody is idle, and parks after a while.
+func (m *Machine) idleWait(c *cpu, t *Task) {
+	for i := 0; ; i++ {
+		if m.dying.Load() {
+			t.unwinding = true
+			panic(unwind{})
+		}
+		if m.stop.Load() {
+			t.yield()
+			return
+		}
+		if c.Pending() != 0 || c.rq.n.Load() > 0 {
+			c.wakeFromIdle()
+			return
+		}
+		c.isIdle.Store(true)
+		if c.Pending() != 0 || c.rq.n.Load() > 0 {
+			continue
+		}
+		if m.advance(c) {
+			continue
+		}
+		if i < parkAfter {
+			runtime.Gosched()
+			if m.pull(c) {
+				c.wakeFromIdle()
+				return
+			}
+			continue
+		}
+		c.parked.Store(true)
+		if c.Pending() == 0 && c.rq.n.Load() == 0 && !m.stop.Load() && !m.dying.Load() && !m.canAdvance() {
+			<-c.park
+		}
+		c.parked.Store(false)
+		i = 0
+	}
+}
+
+func (c *cpu) wakeFromIdle() {
+	c.SetNow(c.m.parTime())
+	c.pub.Store(c.Now())
+	c.isIdle.Store(false)
+}
+
+func (m *Machine) allIdle() bool {
+	for _, c := range m.cpus {
+		if !c.isIdle.Load() || c.Pending() != 0 || c.rq.n.Load() > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// canAdvance reports whether time may pass: an event is due, or all are idle.
+func (m *Machine) canAdvance() bool {
+	at := m.events.nextAt()
+	return at != never && at <= m.parTime() || m.allIdle()
+}
+
+// advance lets due events happen. When every CPU is idle it moves time to the
+// next event, and when there is none the machine is quiet.
+func (m *Machine) advance(c *cpu) bool {
+	at := m.events.nextAt()
+	if at <= m.parTime() {
+		return m.fireDue(c, m.parTime())
+	}
+	if m.par.firing.Load() != 0 || !m.allIdle() || m.par.firing.Load() != 0 {
+		return false
+	}
+	if at = m.events.nextAt(); at == never {
+		// Nobody runs, nothing is pending, and nothing will be.
+		m.stopRun()
+		return true
+	}
+	old := m.par.clock.Load()
+	if at > old {
+		m.par.clock.CompareAndSwap(old, at)
+	}
+	return m.fireDue(c, m.parTime())
+}
+
+// checkProgress stops a machine whose time passes without anything getting done.
+func (m *Machine) checkProgress(c *cpu, time uint64) {
+	p := m.progress.Load()
+	if m.par.lastProgress.Swap(p) != p {
+		m.par.progressAt.Store(time)
+		return
+	}
+	if time-m.par.progressAt.Load() > m.cost.NSToCycles(m.opts.LivelockNS) {
+		m.fail(&Result{Reason: Livelock, Detail: m.livelockReport()})
+	}
+}
+
+// stopRun makes the CPU loops return.
+func (m *Machine) stopRun() {
+	m.stop.Store(true)
+	for _, c := range m.cpus {
+		c.Attention()
+		if !m.det {
+			select {
+			case c.park <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// runParallel runs every CPU on a goroutine of its own until the machine stops.
+func (m *Machine) runParallel() {
+	m.par.progressAt.Store(m.par.clock.Load())
+	for _, c := range m.cpus {
+		for len(c.park) > 0 {
+			<-c.park
+		}
+	}
+	var wg sync.WaitGroup
+	for _, c := range m.cpus {
+		wg.Go(func() {
+			for !m.stop.Load() {
+				t := c.cur
+				t.co.resume()
+				c.release()
+				if t.co != nil && t.co.goexited {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}

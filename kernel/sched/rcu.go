@@ -1,0 +1,60 @@
+package sched
+
+import (
+	"sync/atomic"
+
+	"github.com/cowlab/cowlab/arch/x86"
+)
+
+// rcuState is classic RCU: a grace period is over when every CPU that was busy
+// at its start has passed a context switch or gone idle. Read sides only disable
+// preemption (kernel/lock).
+type rcuState struct {
+	lock    x86.RawSpin
+	waiting []rcuCallback // protected by lock
+	n       atomic.Int32  // len(waiting); written with lock, read without
+}
+
+type rcuCallback struct {
+	need uint64 // CPUs that have yet to pass a quiescent state
+	fn   func(*Task)
+}
+
+// CallRCU calls fn after a grace period, on the stack of whichever task
+// completes it. fn must not sleep.
+func (m *Machine) CallRCU(t *Task, fn func(*Task)) {
+	var need uint64
+	for i, c := range m.cpus {
+		if !c.curIsIdle() || c.ID == t.C.ID {
+			need |= 1 << i
+		}
+	}
+	m.rcu.lock.Lock()
+	m.rcu.waiting = append(m.rcu.waiting, rcuCallback{need, fn})
+	m.rcu.n.Store(int32(len(m.rcu.waiting)))
+	m.rcu.lock.Unlock()
+}
+
+// rcuQuiescent notes a quiescent state of c and runs the callbacks it completes.
+func (m *Machine) rcuQuiescent(c *cpu) {
+	if m.rcu.n.Load() == 0 {
+		return
+	}
+	bit := uint64(1) << c.ID
+	var ready []rcuCallback
+	m.rcu.lock.Lock()
+	kept := m.rcu.waiting[:0]
+	for _, cb := range m.rcu.waiting {
+		if cb.need &^= bit; cb.need == 0 {
+			ready = append(ready, cb)
+		} else {
+			kept = append(kept, cb)
+		}
+	}
+	m.rcu.waiting = kept
+	m.rcu.n.Store(int32(len(kept)))
+	m.rcu.lock.Unlock()
+	for _, cb := range ready {
+		cb.fn(c.cur)
+	}
+}

@@ -1,0 +1,251 @@
+package sched
+
+import (
+	"sync/atomic"
+
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/trace"
+)
+
+// runQueue is a CPU's queue of runnable tasks that are not running: first in,
+// first out, with a time slice.
+//
+// Its lock is a host-level one. The queue is the scheduler's own business; what
+// other CPUs can see of a wake-up is the interrupt and the task's state.
+type runQueue struct {
+	lock x86.RawSpin
+	head *Task        // protected by lock
+	tail *Task        // protected by lock
+	n    atomic.Int32 // written with lock, read without: a hint
+}
+
+func (q *runQueue) push(t *Task) {
+	t.next = nil
+	if q.tail == nil {
+		q.head = t
+	} else {
+		q.tail.next = t
+	}
+	q.tail = t
+	q.n.Add(1)
+}
+
+func (q *runQueue) pop() *Task {
+	t := q.head
+	if t == nil {
+		return nil
+	}
+	q.head = t.next
+	if q.head == nil {
+		q.tail = nil
+	}
+	t.next = nil
+	q.n.Add(-1)
+	return t
+}
+
+// steal takes the first task that may move: one that is not being executed and
+// was not switched out in the middle of kernel code.
+func (q *runQueue) steal() *Task {
+	var before *Task
+	for t := q.head; t != nil; before, t = t, t.next {
+		if t.preempted || t.onCPU.Load() {
+			continue
+		}
+		if before == nil {
+			return q.pop()
+		}
+		before.next = t.next
+		if q.tail == t {
+			q.tail = before
+		}
+		t.next = nil
+		q.n.Add(-1)
+		return t
+	}
+	return nil
+}
+
+// pickNext puts prev back if it still wants to run and takes the next task off
+// the queue, or the idle task. The chosen task is marked as executing.
+func (c *cpu) pickNext(prev *Task, preempt bool) *Task {
+	q := &c.rq
+	q.lock.Lock()
+	if prev != c.idle {
+		if prev.State() == TaskRunning || prev.State() == TaskInterruptible && prev.sig.Load() != 0 ||
+			prev.State() == TaskKillable && prev.sig.Load()&sigFatal != 0 {
+			prev.state.Store(int32(TaskRunning))
+			prev.preempted = preempt
+			q.push(prev)
+		} else {
+			prev.onRQ = false
+		}
+	}
+	next := q.pop()
+	if next == nil {
+		next = c.idle
+	}
+	next.onCPU.Store(true)
+	q.lock.Unlock()
+	return next
+}
+
+// Wake makes t runnable if it waits, and reports whether it did. by is the task
+// on whose stack the call is made (in an interrupt handler, the interrupted one).
+func (m *Machine) Wake(by, t *Task) bool {
+	by.C.Point(x86.OpWake, x86.Obj(x86.ClassTask, uint64(t.ID)))
+	by.C.Trace.Inc(trace.EmuWakeups)
+	return m.wake(by, t, true)
+}
+
+// signalWake wakes t only if it waits in a state that a signal may interrupt:
+// interruptibly, or (fatal) killably.
+func (m *Machine) signalWake(by, t *Task, fatal bool) {
+	s := t.State()
+	if s == TaskInterruptible || fatal && s == TaskKillable {
+		m.wake(by, t, true)
+	}
+}
+
+// Signal marks t as having a signal pending (fatal: SIGKILL) and wakes it if it
+// waits in a state that such a signal interrupts.
+func (m *Machine) Signal(by, t *Task, fatal bool) {
+	bits := uint32(sigPending)
+	if fatal {
+		bits |= sigFatal
+	}
+	by.C.Point(x86.OpWake, x86.Obj(x86.ClassTask, uint64(t.ID)))
+	t.sig.Or(bits)
+	m.signalWake(by, t, fatal)
+}
+
+// SignalPending reports whether the task has a signal to take.
+func (t *Task) SignalPending() bool { return t.sig.Load() != 0 }
+
+// FatalSignalPending reports whether the task is being killed.
+func (t *Task) FatalSignalPending() bool { return t.sig.Load()&sigFatal != 0 }
+
+// ClearSignal forgets pending signals that are not fatal; the signals themselves
+// are the kernel's business.
+func (t *Task) ClearSignal() { t.sig.And(sigFatal) }
+
+func (m *Machine) wake(by, t *Task, preempt bool) bool {
+	var home *cpu
+	for {
+		home = m.cpus[t.cpuID.Load()]
+		home.rq.lock.Lock()
+		if m.cpus[t.cpuID.Load()] == home {
+			break
+		}
+		home.rq.lock.Unlock()
+	}
+	s := t.State()
+	if s == TaskRunning || s == TaskDead {
+		home.rq.lock.Unlock()
+		return false
+	}
+	t.state.Store(int32(TaskRunning))
+	if t.onRQ {
+		// It is on its way into Schedule, which will find it running.
+		home.rq.lock.Unlock()
+		return true
+	}
+	target := home
+	if !t.onCPU.Load() && !home.available() {
+		// Prefer an idle CPU; the home queue's lock keeps t from anybody else.
+		for _, c := range m.cpus {
+			if c.available() {
+				target = c
+				break
+			}
+		}
+	}
+	t.onRQ = true
+	t.preempted = false
+	if target == home {
+		home.rq.push(t)
+		home.rq.lock.Unlock()
+	} else {
+		t.cpuID.Store(int32(target.ID))
+		home.rq.lock.Unlock()
+		target.rq.lock.Lock()
+		target.rq.push(t)
+		target.rq.lock.Unlock()
+	}
+	m.resched(by, target, preempt)
+	return true
+}
+
+// available reports whether the CPU has nothing to do. A hint.
+func (c *cpu) available() bool { return c.rq.n.Load() == 0 && c.curIsIdle() }
+
+func (c *cpu) curIsIdle() bool {
+	if c.m.det {
+		return c.cur == c.idle
+	}
+	return c.isIdle.Load()
+}
+
+// wakeGranNS is how long a task runs before a woken one may preempt it.
+const wakeGranNS = 1_000_000
+
+// resched makes target look at its run queue: an idle CPU at once, a busy one
+// when the running task has had wakeGranNS.
+func (m *Machine) resched(by *Task, target *cpu, preempt bool) {
+	if !target.curIsIdle() {
+		if !preempt {
+			return
+		}
+		if m.det && target.Now()-target.pickedAt < m.cost.NSToCycles(wakeGranNS) {
+			return
+		}
+	}
+	target.needResched.Store(true)
+	if by != nil && by.C != &target.CPU {
+		by.C.SendIPI(&target.CPU, x86.VecReschedule)
+		return
+	}
+	target.Raise(x86.VecReschedule)
+}
+
+// leastLoaded chooses the CPU for a new task.
+func (m *Machine) leastLoaded() int {
+	best, load := 0, int(^uint(0)>>1)
+	for i, c := range m.cpus {
+		n := int(c.rq.n.Load())
+		if !c.curIsIdle() {
+			n++
+		}
+		if n < load {
+			best, load = i, n
+		}
+	}
+	return best
+}
+
+// pull takes a task from the longest queue for an idle CPU.
+func (m *Machine) pull(c *cpu) bool {
+	var from *cpu
+	for _, o := range m.cpus {
+		if o != c && o.rq.n.Load() > 0 && (from == nil || o.rq.n.Load() > from.rq.n.Load()) {
+			from = o
+		}
+	}
+	if from == nil {
+		return false
+	}
+	from.rq.lock.Lock()
+	t := from.rq.steal()
+	if t != nil {
+		t.cpuID.Store(int32(c.ID))
+	}
+	from.rq.lock.Unlock()
+	if t == nil {
+		return false
+	}
+	c.rq.lock.Lock()
+	c.rq.push(t)
+	c.rq.lock.Unlock()
+	c.Trace.Inc(trace.EmuMigrations)
+	return true
+}
