@@ -27,6 +27,10 @@ import (
 //   - estimate: of the right size, from published lmbench-style figures for the
 //     generation, but no single table says it. These are the first to vary.
 //
+// The figures are those the sources are commonly quoted for. They have not been
+// checked against the printed tables entry by entry; do that before relying on
+// one of them alone.
+//
 // All fields but GHz are in cycles.
 type CostModel struct {
 	// GHz is the reference clock; it only matters where cycles meet device time.

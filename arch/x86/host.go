@@ -81,6 +81,10 @@ func (h *Host) NewMemory(o MemoryOptions) (*Memory, error) {
 	return &Memory{base: b.ram.base, nframes: frames, b: b, host: h}, nil
 }
 
+// Check returns the *SizeError that NewMemory would return for a machine of that
+// size, without making anything.
+func (h *Host) Check(bytes uint64) error { return h.check(bytes) }
+
 func (h *Host) check(bytes uint64) error {
 	limit, why := min(max(h.total*overcommit, everyHost), maxMemory), "16 times the host's memory, or 64 GiB"
 	if h.total*overcommit > maxMemory {
@@ -237,10 +241,10 @@ func (b *backing) pageArray(frames uint64, size uintptr) unsafe.Pointer {
 	return b.pages.base
 }
 
-// clean makes everything zero again that a machine may have written. At most
-// keep frames stay populated.
+// clean makes everything zero again that a machine may have written. If more
+// than keep frames are populated, the host gets them all back.
 func (b *backing) clean(keep uint64) {
-	kept := uint64(0)
+	drop := b.nresident > keep
 	low, high := b.low.Load(), b.high.Load()
 	for w := low; w < high; {
 		if b.touched[w] == 0 {
@@ -258,7 +262,12 @@ func (b *backing) clean(keep uint64) {
 			}
 			end = (end>>6 + 1) << 6
 		}
-		b.cleanRun(start, end, &kept, keep)
+		if !drop {
+			zero(unsafe.Add(b.ram.base, uintptr(start)<<PageShift), int((end-start)<<PageShift))
+		}
+		if b.pageBytes != 0 {
+			zero(unsafe.Add(b.pages.base, uintptr(start)*b.pageBytes), int(uintptr(end-start)*b.pageBytes))
+		}
 		for ; w < end>>6; w++ {
 			b.touched[w] = 0
 		}
@@ -268,23 +277,9 @@ func (b *backing) clean(keep uint64) {
 	}
 	b.low.Store(uint64(len(b.touched)))
 	b.high.Store(0)
-}
-
-// cleanRun cleans frames [start, end) and their records.
-func (b *backing) cleanRun(start, end uint64, kept *uint64, keep uint64) {
-	n := min(end-start, keep-min(*kept, keep))
-	*kept += n
-	if n > 0 {
-		zero(unsafe.Add(b.ram.base, uintptr(start)<<PageShift), int(n<<PageShift))
-	}
-	if b.pageBytes != 0 {
-		zero(unsafe.Add(b.pages.base, uintptr(start)*b.pageBytes), int(uintptr(end-start)*b.pageBytes))
-	}
-	if drop := start + n; drop < end {
-		b.ram.drop(uintptr(drop)<<PageShift, uintptr(end-drop)<<PageShift)
-		eachWord(drop, end-drop, func(w, mask uint64) {
-			b.nresident -= uint64(bits.OnesCount64(b.resident[w] & mask))
-			b.resident[w] &^= mask
-		})
+	if drop {
+		b.ram.drop(0, b.ram.size)
+		clear(b.resident)
+		b.nresident = 0
 	}
 }

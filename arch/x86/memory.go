@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/cowlab/cowlab/kernel/trace"
 )
 
 // PFN numbers a physical page frame from 0.
@@ -172,6 +174,7 @@ func (m *Memory) ClearPage(c *CPU, pfn PFN) {
 	if !m.Valid(pfn) {
 		panic(Nonsense{What: "clearing a page", Frame: uint64(pfn)})
 	}
+	c.Trace.Inc(trace.EmuPageClears)
 	p := m.Frame(pfn)
 	if !c.Det {
 		c.Point(OpCopyWrite, FrameObj(pfn, 0))
@@ -196,6 +199,7 @@ func (m *Memory) CopyPage(c *CPU, dst, src PFN) {
 	if !m.Valid(dst) || !m.Valid(src) {
 		panic(Nonsense{What: "copying a page", Frame: uint64(max(dst, src))})
 	}
+	c.Trace.Inc(trace.EmuPageCopies)
 	d, s := m.Frame(dst), m.Frame(src)
 	if !c.Det {
 		c.Point(OpCopyWrite, FrameObj(dst, 0))

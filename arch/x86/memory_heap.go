@@ -4,11 +4,6 @@ package x86
 
 import "unsafe"
 
-// arenaCap is the largest machine, in bytes, that the Go heap is asked to
-// hold: 256 MiB under the race detector, which keeps several bytes of shadow
-// for each byte, and 1 GiB on hosts for which there is no mapping code.
-const arenaCap = 256<<20 + (1-raceBit)*(768<<20)
-
 // arena is a stretch of zero host memory from the Go heap. Memory the runtime
 // did not allocate has no shadow in the race detector and makes false reports.
 type arena struct {

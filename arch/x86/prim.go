@@ -26,9 +26,3 @@ func move(dst, src unsafe.Pointer, n int) {
 
 // zero clears n bytes.
 func zero(p unsafe.Pointer, n int) { clear(unsafe.Slice((*byte)(p), n)) }
-
-// raceBuild reports whether the race detector is compiled in.
-const raceBuild = false
-
-// raceBit is raceBuild as a number.
-const raceBit = 0

@@ -36,14 +36,14 @@ type tlbEntry struct {
 // address spaces, as processors were in 2009. Only its CPU touches it; other
 // CPUs ask for a flush by interrupt.
 type TLB struct {
+	base  unsafe.Pointer // the memory's frame 0
 	small [tlbSmall]tlbEntry
 	large [tlbLarge]tlbEntry
 	// Which entries may hold something: a flush costs what was filled.
 	smallUsed [tlbSmall / 64]uint64
 	largeUsed uint64
-	gen       uint32         // number of flushes so far
-	base      unsafe.Pointer // the memory's frame 0
-	ready     bool           // tags have been initialised
+	gen       uint32 // number of flushes so far
+	ready     bool   // tags have been initialised
 }
 
 // init empties the TLB. A TLB that has been in use costs what it holds.

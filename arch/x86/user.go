@@ -30,8 +30,9 @@ func (c *CPU) Load(va uint64, size int) (v uint64, ec FaultCode) {
 		return c.loadSlow(va, size)
 	}
 	off := va + e.off
-	c.now += c.opCost[OpLoad]
-	if c.now >= c.limit.Load() && !c.stillMapped(OpLoad, va, off) {
+	now := c.now + c.opCost[OpLoad]
+	c.now = now
+	if now >= c.limit.Load() && !c.stillMapped(OpLoad, va, off) {
 		return c.loadSlow(va, size)
 	}
 	p := unsafe.Add(c.TLB.base, off)
@@ -54,8 +55,9 @@ func (c *CPU) Store(va uint64, size int, v uint64) FaultCode {
 		return c.storeSlow(va, size, v)
 	}
 	off := va + e.off
-	c.now += c.opCost[OpStore]
-	if c.now >= c.limit.Load() && !c.stillMapped(OpStore, va, off) {
+	now := c.now + c.opCost[OpStore]
+	c.now = now
+	if now >= c.limit.Load() && !c.stillMapped(OpStore, va, off) {
 		return c.storeSlow(va, size, v)
 	}
 	p := unsafe.Add(c.TLB.base, off)
@@ -148,8 +150,11 @@ func loadN(p unsafe.Pointer, size int) uint64 {
 		return load2(p)
 	case 4:
 		return load4(p)
+	case 8:
+		return load8(p)
 	}
-	return load8(p)
+	badSize(size)
+	return 0
 }
 
 func storeN(p unsafe.Pointer, size int, v uint64) {
@@ -160,18 +165,23 @@ func storeN(p unsafe.Pointer, size int, v uint64) {
 		store2(p, v)
 	case 4:
 		store4(p, v)
-	default:
+	case 8:
 		store8(p, v)
+	default:
+		badSize(size)
 	}
 }
 
 func checkSize(size int) {
 	switch size {
 	case 1, 2, 4, 8:
-		return
+	default:
+		badSize(size)
 	}
-	panic(fmt.Sprintf("x86: access of %d bytes", size))
 }
+
+//go:noinline
+func badSize(size int) { panic(fmt.Sprintf("x86: access of %d bytes", size)) }
 
 // loadSlow is Load where the fast path does not apply: the translation is not
 // in the small TLB, the address is not aligned, or the translation changed.

@@ -83,6 +83,10 @@ func (w *Word32) AddUnless(c *CPU, obj ObjID, d, u int32) bool {
 	}
 }
 
+// RawAdd adds without a point and returns the new value: for what is only a hint
+// or a statistic.
+func (w *Word32) RawAdd(d int32) int32 { return w.v.Add(d) }
+
 // Word64 is a shared unsigned 64-bit word of the emulated kernel, with the same
 // conventions as Word32.
 type Word64 struct{ v atomic.Uint64 }

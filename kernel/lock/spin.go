@@ -9,13 +9,21 @@ import (
 // sleep. Locks that interrupt handlers take have an interrupt-safe class and are
 // taken with the IRQ forms.
 type SpinLock struct {
-	w    x86.SpinWord
-	obj  x86.ObjID // immutable after Init
-	time uint64    // the last holder's clock at release; protected by w
+	w       x86.SpinWord
+	waiters x86.Word32 // how many spin; atomic, a hint
+	obj     x86.ObjID  // immutable after Init
+	time    uint64     // the last holder's clock at release; protected by w
 }
 
 // Init prepares the lock.
 func (l *SpinLock) Init(m *sched.Machine, c Class) { l.obj = newObj(m, c) }
+
+// InitNumbered is Init for locks that have a number of their own, below 1<<40 and
+// unique in the class: the lock of a page table is numbered by the table's frame,
+// so that it has the same name whoever makes his table first.
+func (l *SpinLock) InitNumbered(c Class, n uint64) {
+	*l = SpinLock{obj: x86.Obj(x86.ClassLock, uint64(c)<<classShift|n)}
+}
 
 // Obj names the lock.
 func (l *SpinLock) Obj() x86.ObjID { return l.obj }
@@ -39,9 +47,11 @@ func (l *SpinLock) spin(t *sched.Task) {
 	if t.M.CheckLocks() && holds(t, l.obj) {
 		t.Oops("lock recursion: %s is already held", Namer(l.obj.ID()))
 	}
+	l.waiters.RawAdd(1)
 	for n := 1; !l.w.TryLock(); n++ {
 		t.C.SpinWait(l.obj, n)
 	}
+	l.waiters.RawAdd(-1)
 	t.C.SetNow(l.time)
 }
 
@@ -98,6 +108,10 @@ func (l *SpinLock) UnlockIRQ(t *sched.Task) { l.UnlockIRQRestore(t, false) }
 // Locked reports whether somebody holds the lock: for invariants and contention
 // checks, not for synchronisation.
 func (l *SpinLock) Locked() bool { return l.w.Locked() }
+
+// Contended reports whether somebody spins on the lock (spin_is_contended): a
+// hint for holders who could let go, without a point.
+func (l *SpinLock) Contended() bool { return l.waiters.Peek() > 0 }
 
 // AssertHeld stops the machine if the task does not hold the lock.
 func (l *SpinLock) AssertHeld(t *sched.Task) {

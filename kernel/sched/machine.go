@@ -93,6 +93,10 @@ func (o *Options) Validate() error {
 // Machine is one emulated computer's processors, tasks and time. Many machines
 // may run in one process; they share nothing but a Host.
 type Machine struct {
+	// Local is the memory manager's state for the machine, as Task.Local is for a
+	// task. Immutable after boot.
+	Local any
+
 	opts  Options
 	det   bool
 	host  *Host
@@ -232,6 +236,13 @@ func (m *Machine) Mem() *x86.Memory { return m.opts.Mem }
 
 // Trace returns the machine's counters and events.
 func (m *Machine) Trace() *trace.Trace { return m.trace }
+
+// Current returns the task whose stack c executes on: the idle task if nobody
+// else runs. Only for code that runs on c, and for machines at rest.
+func (m *Machine) Current(c *x86.CPU) *Task { return m.cpus[c.ID].cur }
+
+// Preempt returns the kernel's preemption model.
+func (m *Machine) Preempt() Preempt { return m.opts.Preempt }
 
 // Regime returns the execution regime.
 func (m *Machine) Regime() Regime { return m.opts.Regime }

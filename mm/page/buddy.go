@@ -314,7 +314,6 @@ func (m *Map) prep(t *sched.Task, p *Page, gfp GFP, order int, site string) {
 	if gfp&GFPZero != 0 {
 		for i := range x86.PFN(1) << order {
 			m.mem.ClearPage(t.C, m.PFN(p)+i)
-			t.C.Trace.Inc(trace.EmuPageClears)
 		}
 	}
 }

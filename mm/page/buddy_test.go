@@ -199,6 +199,7 @@ func TestExhaustion(t *testing.T) {
 				assert.Positive(t, kswapd)
 				assert.Equal(t, 1, reclaims)
 				assert.Positive(t, drain(GFPAtomic), "atomic ones go deeper")
+				assert.InDelta(t, minimum*3/8, m.FreePages(), 5, "to half of it, less a quarter")
 				assert.Zero(t, drain(GFPKernel))
 				assert.Positive(t, drain(GFPKernel|GFPMemalloc), "reclaim takes the last page")
 				assert.Zero(t, m.FreePages())

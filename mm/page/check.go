@@ -91,7 +91,8 @@ func (c *checker) badPage(pfn uint32, what string) {
 //   - LRU lists: flags say the list the page is on, it has references, lengths
 //     add up to the gauges; a page with flag LRU is on a list
 //   - pagevecs: pages have references and are not on a list
-//   - ledger: the count is the sum of the holders, nothing odd was seen
+//   - ledger: the count is the sum of the holders and no less than the map
+//     count, nothing odd was seen
 //   - accounting: frames are free, or allocated and not yet freed
 func (m *Map) Check() []error { return m.runChecks(true) }
 
@@ -108,6 +109,48 @@ func (m *Map) runChecks(rest bool) []error {
 		}
 	}
 	return c.errs
+}
+
+// CheckPage returns what is wrong with one page, at any step of a deterministic
+// machine: for checks after each step of the pages that the step touched.
+//
+//   - every mapping has a reference, so Count is at least MapCount
+//   - the count is the sum of the ledger's holders
+//   - a page in a free list is unused
+func (m *Map) CheckPage(p *Page) []error {
+	c := &checker{m: m, name: "page"}
+	c.one(uint32(m.PFN(p)))
+	return c.errs
+}
+
+func (c *checker) one(pfn uint32) {
+	m, p := c.m, c.m.page(pfn)
+	if p.Has(Buddy) {
+		c.unused(pfn, 1<<Buddy)
+		return
+	}
+	if m.led == nil {
+		if n := p.MapCount.Peek(); n < 0 || n > 0 && n > p.Count.Peek() && p.Count.Peek() > 0 {
+			c.badPage(pfn, "more mappings than references")
+		}
+		return
+	}
+	m.led.lock.Lock()
+	h := *m.led.of(x86.PFN(pfn))
+	m.led.lock.Unlock()
+	if h.live && !h.frozen {
+		c.holders(pfn, &h)
+	}
+}
+
+// holders compares the counts of an allocated page with its record.
+func (c *checker) holders(pfn uint32, h *holders) {
+	p := c.m.page(pfn)
+	if n := p.Count.Peek(); n != h.total() {
+		c.badPage(pfn, fmt.Sprintf("holders add up to %d", h.total()))
+	} else if p.MapCount.Peek() > n {
+		c.badPage(pfn, "more mappings than references")
+	}
 }
 
 // unused complains about a free page that somebody uses.
@@ -252,9 +295,7 @@ func (c *checker) ledger() {
 			if !h.live || h.frozen {
 				continue
 			}
-			if p := c.m.page(pfn); p.Count.Peek() != h.total() {
-				c.badPage(pfn, fmt.Sprintf("holders add up to %d", h.total()))
-			}
+			c.holders(pfn, h)
 		}
 	}
 }

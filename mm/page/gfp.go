@@ -30,13 +30,13 @@ const (
 
 // The usual combinations.
 const (
-	GFPAtomic             = GFPHigh
-	GFPNoIO               = GFPWait
-	GFPNoFS               = GFPWait | GFPIO
-	GFPKernel             = GFPWait | GFPIO | GFPFS
-	GFPUser               = GFPKernel | GFPHardwall
-	GFPHighUser           = GFPUser | GFPHighmem
-	GFPHighUserMovable    = GFPHighUser | GFPMovable
+	GFPAtomic          = GFPHigh
+	GFPNoIO            = GFPWait
+	GFPNoFS            = GFPWait | GFPIO
+	GFPKernel          = GFPWait | GFPIO | GFPFS
+	GFPUser            = GFPKernel | GFPHardwall
+	GFPHighUser        = GFPUser | GFPHighmem
+	GFPHighUserMovable = GFPHighUser | GFPMovable
 )
 
 var gfpNames = []struct {

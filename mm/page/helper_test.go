@@ -55,12 +55,7 @@ func (r *rig) oops(text string, fn func(*sched.Task)) {
 // empty drains all per-CPU state and wants nothing allocated.
 func (r *rig) empty() {
 	r.t.Helper()
-	r.run(func(t *sched.Task) {
-		for i := range r.m.CPUs() {
-			r.p.LRUAddDrainCPU(t, i)
-			r.p.DrainPagesOf(t, i)
-		}
-	})
+	r.run(r.p.DrainAll)
 	r.ok()
 	require.Empty(r.t, r.p.Leaks())
 	require.Equal(r.t, r.p.Frames()-1, r.p.FreePages())

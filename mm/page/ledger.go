@@ -49,7 +49,7 @@ type Ledger struct {
 }
 
 const (
-	chunkPages  = 512
+	chunkPages  = 64
 	maxFindings = 100
 )
 

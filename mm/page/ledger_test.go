@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 )
 
 func withLedger(t *testing.T) *rig {
@@ -75,6 +76,16 @@ func TestLedgerFollowsFreeze(t *testing.T) {
 	r.empty()
 }
 
+// anyBlock returns a list of free blocks that is not empty.
+func anyBlock(m *Map) *list {
+	for o := range MaxOrder {
+		if l := &m.zones[0].area[o]; l.n > 0 {
+			return l
+		}
+	}
+	panic("no free block")
+}
+
 // TestChecksCanFail breaks each structure in turn and wants to hear of it.
 func TestChecksCanFail(t *testing.T) {
 	for _, tc := range []struct {
@@ -84,13 +95,14 @@ func TestChecksCanFail(t *testing.T) {
 		{"mapped free page", "free page in use", func(_ *Map, _, free *Page) { free.MapCount.Poke(1) }},
 		{"held free page", "free page in use", func(_ *Map, _, free *Page) { free.Count.Poke(1) }},
 		{"free page marked as on the lru", "free page in use", func(_ *Map, _, free *Page) { free.PokeSet(LRU) }},
+		{"more mappings than references", "more mappings", func(_ *Map, used, _ *Page) { used.MapCount.Poke(2) }},
 		{"lost block", "pages free by count", func(m *Map, _, _ *Page) {
-			l := &m.zones[0].area[0]
+			l := anyBlock(m)
 			m.unlink(l, l.first)
 		}},
-		{"wrong length", "counted", func(m *Map, _, _ *Page) { m.zones[0].area[0].n++ }},
-		{"wrong order", "not marked", func(m *Map, _, _ *Page) { m.page(m.zones[0].area[0].first).order = 3 }},
-		{"broken link", "broken", func(m *Map, _, _ *Page) { m.page(m.zones[0].area[0].first).prev = 9 }},
+		{"wrong length", "counted", func(m *Map, _, _ *Page) { anyBlock(m).n++ }},
+		{"wrong order", "not marked", func(m *Map, _, _ *Page) { m.page(anyBlock(m).first).order = 10 }},
+		{"broken link", "broken", func(m *Map, _, _ *Page) { m.page(anyBlock(m).first).prev = 9 }},
 		{"free count", "pages free by count", func(m *Map, _, _ *Page) { m.zones[0].free.RawAdd(1) }},
 		{"listed twice", "listed twice", func(m *Map, _, _ *Page) {
 			s := &m.cpus[0]
@@ -101,6 +113,7 @@ func TestChecksCanFail(t *testing.T) {
 		{"wrong list", "flags do not match", func(_ *Map, used, _ *Page) { used.PokeSet(Active) }},
 		{"flag without list", "pages have flag lru", func(m *Map, used, _ *Page) {
 			m.unlink(&m.zones[0].lru[InactiveAnon], uint32(m.PFN(used)))
+			m.mach.Trace().CPU(0).Dec(trace.NrInactiveAnon)
 		}},
 		{"pagevec without reference", "pagevec", func(m *Map, used, _ *Page) {
 			m.cpus[0].lruAdd[0].add(uint32(m.PFN(used)))
@@ -113,6 +126,7 @@ func TestChecksCanFail(t *testing.T) {
 				used = newAnon(k, r.p, InactiveAnon)
 				r.p.LRUAddDrain(k)
 				a, b := r.p.Alloc(k, GFPKernel, 0, "t"), r.p.Alloc(k, GFPKernel, 0, "t")
+				r.p.Alloc(k, GFPKernel, 0, "t")
 				r.p.Put(k, a)
 				r.p.Put(k, b)
 				free = b

@@ -28,7 +28,7 @@ func (m *Map) UnlockPage(t *sched.Task, p *Page) {
 }
 
 // LockPageNew locks a page that nobody else can see yet (__set_page_locked
-// before the page enters a cache). No waiting, no point.
+// before the page enters a cache). It never waits.
 func (m *Map) LockPageNew(t *sched.Task, p *Page) {
 	if !m.TrylockPage(t, p) {
 		m.badPage(t, p, "new page is locked")

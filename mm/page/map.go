@@ -26,14 +26,15 @@ type Map struct {
 
 	waiters lock.BitWait // who waits for Locked or Writeback to go
 
-	led  *Ledger   // nil unless references are recorded; immutable
-	inj  *injector // nil unless failures are injected; set while nothing runs
+	led  *Ledger    // nil unless references are recorded; immutable
+	inj  *injector  // nil unless failures are injected; set while nothing runs
 	lost x86.Word64 // frames of the wilderness that the host refused
 	dtor [maxDtors]func(*sched.Task, *Page)
 
 	// OnFree is called when a page's last reference has gone and before the
-	// frame goes back to the allocator; for a compound page with its head. The
-	// page is nobody's: no locks are held, the count is zero. Nil is none.
+	// frame goes back to the allocator; for a compound page with its head, and
+	// not when a destructor keeps it in a pool. The page is nobody's: the count
+	// is zero, no page-layer lock is held; it may be an interrupt. Nil is none.
 	OnFree func(t *sched.Task, p *Page)
 	// Reclaim is called when an allocation that may sleep finds too little
 	// memory (try_to_free_pages). It reports whether it freed anything. No
@@ -280,22 +281,22 @@ func (m *Map) FreeFrozen(t *sched.Task, p *Page) {
 	m.releaseLast(t, p)
 }
 
-// Count reads the number of references (page_count), of the head for a tail
+// Refs reads the number of references (page_count), of the head for a tail
 // page: a visible read.
-func (m *Map) Count(t *sched.Task, p *Page) int {
+func (m *Map) Refs(t *sched.Task, p *Page) int {
 	p = m.Head(p)
 	return int(p.Count.Load(t.C, m.obj(p, x86.PageRef)))
 }
 
-// MapCount reads the number of page-table entries that map the page
+// MapRefs reads the number of page-table entries that map the page
 // (page_mapcount, one more than the kernel's _mapcount): a visible read.
-func (m *Map) MapCount(t *sched.Task, p *Page) int {
+func (m *Map) MapRefs(t *sched.Task, p *Page) int {
 	return int(p.MapCount.Load(t.C, m.obj(p, x86.PageMap)))
 }
 
 // Mapped reports whether any page-table entry maps the page (page_mapped): a
 // visible read.
-func (m *Map) Mapped(t *sched.Task, p *Page) bool { return m.MapCount(t, p) > 0 }
+func (m *Map) Mapped(t *sched.Task, p *Page) bool { return m.MapRefs(t, p) > 0 }
 
 // IncMap counts one more mapping and returns how many there are: 1 means that
 // the page was not mapped before (atomic_inc_and_test in page_add_*_rmap).

@@ -21,11 +21,11 @@ func TestReferences(t *testing.T) {
 	r.run(func(k *sched.Task) {
 		m := r.p
 		p := m.Alloc(k, GFPKernel, 0, "test")
-		assert.Equal(t, 1, m.Count(k, p))
+		assert.Equal(t, 1, m.Refs(k, p))
 		p.Policy.Poke(42)
 		m.Get(k, p)
 		assert.True(t, m.TryGet(k, p))
-		assert.Equal(t, 3, m.Count(k, p))
+		assert.Equal(t, 3, m.Refs(k, p))
 		assert.False(t, m.FreezeRefs(k, p, 2))
 		assert.True(t, m.FreezeRefs(k, p, 3))
 		assert.False(t, m.TryGet(k, p), "a frozen page cannot be had")
@@ -57,7 +57,7 @@ func TestMapCounts(t *testing.T) {
 		assert.False(t, m.Mapped(k, p))
 		assert.Equal(t, 1, m.IncMap(k, p))
 		m.DupMap(k, p)
-		assert.Equal(t, 2, m.MapCount(k, p))
+		assert.Equal(t, 2, m.MapRefs(k, p))
 		assert.True(t, p.Mapped())
 		assert.Equal(t, 1, m.DecMap(k, p))
 		assert.Equal(t, 0, m.DecMap(k, p))
@@ -138,9 +138,9 @@ func TestCompound(t *testing.T) {
 		assert.Same(t, h, m.Head(tail))
 		assert.False(t, m.TryGet(k, tail), "tails have no references")
 		m.Get(k, tail)
-		assert.Equal(t, 2, m.Count(k, tail))
+		assert.Equal(t, 2, m.Refs(k, tail))
 		m.GetNAs(k, h, RefPin, 63)
-		assert.Equal(t, 65, m.Count(k, h))
+		assert.Equal(t, 65, m.Refs(k, h))
 		if m.Ledger() != nil {
 			assert.Equal(t, 63, m.Ledger().Held(tail, RefPin))
 		}

@@ -28,7 +28,8 @@ type Page struct {
 	MapCount x86.Word32
 	// Mapping is the handle of what the page belongs to: an address space, or
 	// an anon_vma if bit 0 (MappingAnon) is set; 0 is nothing. Protected by the
-	// page lock; set without it on pages nobody else can see.
+	// page lock; set without it on pages nobody else can see. A page table keeps its
+	// lock in this word and the next two: see Map.PTL.
 	Mapping uint64
 	// Index is the offset within the mapping, in pages. Protected like Mapping.
 	Index uint64

@@ -25,7 +25,7 @@ const (
 	OwnerPriv1               // for the owner's use
 	Arch1                    // for the architecture's use
 	Reserved                 // never to be allocated, swapped or freed
-	Private              // Private holds a file system's data (PG_private); page lock
+	Private                  // Private holds a file system's data (PG_private); page lock
 	Writeback                // being written; set under the page lock, cleared by completion
 	Head                     // first page of a compound page; immutable while it lives
 	Tail                     // other pages of a compound page; immutable while it lives

@@ -116,11 +116,67 @@ func TestStress(t *testing.T) {
 type stepChecker struct {
 	m    *Map
 	errs []error
-	n    int
 }
 
-func (s *stepChecker) check() {
-	if s.n++; len(s.errs) == 0 {
-		s.errs = s.m.CheckStep()
+func (s *stepChecker) Step(_ uint64, _ *sched.Task, _ x86.Op, obj x86.ObjID) {
+	if len(s.errs) > 0 {
+		return
 	}
+	s.errs = s.m.CheckStep()
+	if obj.Class() == x86.ClassPage {
+		s.errs = append(s.errs, s.m.CheckPage(s.m.Page(x86.PFN(obj.ID()>>3)))...)
+	}
+}
+
+func (s *stepChecker) Device(uint64, sched.Event) {}
+
+func TestInvariantsAtEveryStep(t *testing.T) {
+	r := newRig(t, 1<<20, sched.Options{CPUs: 2, Regime: sched.Free, Preempt: sched.PreemptFull})
+	s := &stepChecker{m: r.p}
+	r.m.SetObserver(s)
+	slots := make([]x86.Word64, 4)
+	for i := range 3 {
+		r.start(i%2, fmt.Sprint("stress", i), func(k *sched.Task) { stress(k, r.p, slots, uint64(i), 150) })
+	}
+	require.NoError(t, r.m.Run().Err())
+	require.Empty(t, s.errs)
+}
+
+// cpuObjects records which objects each CPU's points name.
+type cpuObjects [2]map[x86.ObjID]bool
+
+func (o *cpuObjects) Step(_ uint64, t *sched.Task, op x86.Op, obj x86.ObjID) {
+	if op.Writes() && obj.Class() != x86.ClassCPU && obj.Class() != x86.ClassTask {
+		o[t.C.ID][obj] = true
+	}
+}
+
+func (o *cpuObjects) Device(uint64, sched.Event) {}
+
+// TestNoCommonObjectInFreeRegime wants that two CPUs that allocate, list and
+// free pages of their own write to nothing that both know.
+func TestNoCommonObjectInFreeRegime(t *testing.T) {
+	r := newRig(t, 2<<20, sched.Options{CPUs: 2, Regime: sched.Free})
+	o := &cpuObjects{{}, {}}
+	r.m.SetObserver(o)
+	for cpu := range 2 {
+		r.start(cpu, fmt.Sprint("user", cpu), func(k *sched.Task) {
+			for range 5 {
+				var pages []x86.PFN
+				for range 60 {
+					pages = append(pages, r.p.PFN(newAnon(k, r.p, ActiveAnon)))
+				}
+				r.p.LRUAddDrain(k)
+				r.p.ReleasePages(k, pages, RefTemp, false)
+				r.p.Put(k, r.p.Alloc(k, GFPKernel|GFPComp, 3, "t"))
+			}
+		})
+	}
+	require.NoError(t, r.m.Run().Err())
+	for obj := range o[0] {
+		require.False(t, o[1][obj], "both write to %s", r.m.ObjName(obj))
+	}
+	require.Greater(t, len(o[0]), 60)
+	require.Greater(t, len(o[1]), 60)
+	r.empty()
 }

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 )
@@ -35,16 +36,8 @@ func (m *Map) rmqueuePCP(t *sched.Task, z *zone, low int64, cold bool) uint32 {
 	s := &m.cpus[c.ID]
 	if s.n == 0 {
 		z.lock.Lock(t)
-		taken := 0
-		for taken < s.batch && int64(z.free.Peek())-int64(taken) > low {
-			pfn := m.rmqueue(c, z, 0)
-			if pfn == 0 {
-				break
-			}
-			s.ring[s.hot+uint8(s.n)] = pfn
-			s.n++
-			taken++
-		}
+		want := int(min(int64(s.batch), int64(z.free.Peek())-low))
+		taken := m.rmqueueBulk(c, z, s, want)
 		z.take(c, uint64(taken))
 		z.lock.Unlock(t)
 		if taken == 0 {
@@ -58,6 +51,31 @@ func (m *Map) rmqueuePCP(t *sched.Task, z *zone, low int64, cold bool) uint32 {
 	pfn := s.ring[s.hot]
 	s.hot++
 	return pfn
+}
+
+// rmqueueBulk moves up to want single pages from a zone to the empty list of a
+// CPU and returns how many it moved (rmqueue_bulk). Blocks that are wanted as a
+// whole are not split page by page, which gives the same pages in the same
+// order. The caller holds z.lock.
+func (m *Map) rmqueueBulk(c *x86.CPU, z *zone, s *cpuSet, want int) int {
+	for s.n < want {
+		o := 0
+		for o < MaxOrder && z.area[o].first == 0 {
+			o++
+		}
+		if o == MaxOrder || s.n+1<<o > want {
+			o = 0
+		}
+		pfn := m.rmqueue(c, z, o)
+		if pfn == 0 {
+			break
+		}
+		for i := range uint32(1) << o {
+			s.ring[s.hot+uint8(s.n)] = pfn + i
+			s.n++
+		}
+	}
+	return s.n
 }
 
 // freeHotCold puts a page without references on the CPU's own list
@@ -102,20 +120,23 @@ func (m *Map) freeHotCold(t *sched.Task, p *Page, cold bool) {
 //   - interrupts are off, or the CPU is at rest
 func (m *Map) freeBulk(t *sched.Task, s *cpuSet, n int) {
 	var z *zone
+	given := uint64(0)
 	for range min(n, s.n) {
 		s.n--
 		pfn := s.ring[s.hot+uint8(s.n)]
 		if home := m.zoneOf(pfn); home != z {
 			if z != nil {
+				z.give(t.C, given)
 				z.lock.Unlock(t)
 			}
-			z = home
+			z, given = home, 0
 			z.lock.Lock(t)
 		}
-		z.give(t.C, 1)
+		given++
 		m.freeOne(z, pfn, 0)
 	}
 	if z != nil {
+		z.give(t.C, given)
 		z.lock.Unlock(t)
 	}
 }
@@ -139,6 +160,17 @@ func (m *Map) DrainPagesOf(t *sched.Task, cpu int) {
 	s := &m.cpus[cpu]
 	m.freeBulk(t, s, s.n)
 	c.IRQRestore(off)
+}
+
+// DrainAll empties the pagevecs and the per-CPU lists of all CPUs. The machine
+// must be at rest.
+func (m *Map) DrainAll(t *sched.Task) {
+	for i := range m.cpus {
+		m.LRUAddDrainCPU(t, i)
+	}
+	for i := range m.cpus {
+		m.DrainPagesOf(t, i)
+	}
 }
 
 // PCPPages returns how many free pages the per-CPU lists hold. The machine must

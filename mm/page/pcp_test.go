@@ -28,12 +28,12 @@ func TestPCPSize(t *testing.T) {
 }
 
 func TestPCPHotAndCold(t *testing.T) {
-	r := newRig(t, 512<<20, sched.Options{})
+	r := newRig(t, 128<<20, sched.Options{})
 	r.run(func(k *sched.Task) {
 		m := r.p
 		a, b, c := m.Alloc(k, GFPKernel, 0, "t"), m.Alloc(k, GFPKernel, 0, "t"), m.Alloc(k, GFPKernel, 0, "t")
 		assert.Equal(t, []x86.PFN{1, 2, 3}, []x86.PFN{m.PFN(a), m.PFN(b), m.PFN(c)}, "ascending")
-		assert.Equal(t, 28, m.PCPPages())
+		assert.Equal(t, 4, m.PCPPages())
 		m.Put(k, a)
 		m.Put(k, b)
 		m.ReleasePages(k, []x86.PFN{m.PFN(c)}, RefTemp, true /* cold */)
@@ -50,7 +50,7 @@ func TestPCPHotAndCold(t *testing.T) {
 }
 
 func TestPCPGivesBatchesBack(t *testing.T) {
-	r := newRig(t, 512<<20, sched.Options{})
+	r := newRig(t, 128<<20, sched.Options{})
 	r.run(func(k *sched.Task) {
 		m := r.p
 		var all []*Page
@@ -62,7 +62,7 @@ func TestPCPGivesBatchesBack(t *testing.T) {
 			m.Put(k, p)
 			most = max(most, m.PCPPages())
 		}
-		assert.Equal(t, 185, most)
+		assert.Equal(t, 41, most)
 		assert.Empty(t, m.Check())
 		m.DrainLocalPages(k)
 		assert.Zero(t, m.PCPPages())
@@ -74,7 +74,7 @@ func TestPCPGivesBatchesBack(t *testing.T) {
 func TestDrainOfAnotherCPU(t *testing.T) {
 	for _, regime := range []sched.Regime{sched.Parallel, sched.Timed, sched.Free} {
 		t.Run(regime.String(), func(t *testing.T) {
-			r := newRig(t, 64<<20, sched.Options{CPUs: 3, Regime: regime})
+			r := newRig(t, 128<<20, sched.Options{CPUs: 3, Regime: regime})
 			for cpu := range 3 {
 				r.start(cpu, fmt.Sprint("user", cpu), func(k *sched.Task) {
 					p := r.p.Alloc(k, GFPKernel, 0, "t")

@@ -1,0 +1,306 @@
+package explore
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/sched"
+)
+
+// DeviceLane is the lane of device events.
+const DeviceLane = -1
+
+// Step is one visible operation of a captured run.
+type Step struct {
+	// N numbers the steps of the run from 1.
+	N int `json:"n"`
+	// CPU is the processor, or DeviceLane.
+	CPU int `json:"cpu"`
+	// Task is the task on whose stack the step is made; for an event, its name.
+	Task string `json:"task"`
+	// TaskID is the task's number; 0 for an event.
+	TaskID int `json:"task_id"`
+	// IRQ, User and Sched say that an interrupt handler, the user's code, or the
+	// scheduler itself makes the step.
+	IRQ   bool `json:"irq,omitempty"`
+	User  bool `json:"user,omitempty"`
+	Sched bool `json:"sched,omitempty"`
+	// Func is the kernel function that makes the step, as the kernel spells it.
+	// Stack lists it and its callers, innermost first.
+	Func  string   `json:"func"`
+	Stack []string `json:"stack,omitempty"`
+	// Op and Object are the operation and what it is done to.
+	Op     string `json:"op"`
+	Object string `json:"object,omitempty"`
+	// Before and After describe the object around the step, as far as the
+	// capture's Describe does.
+	Before string `json:"before,omitempty"`
+	After  string `json:"after,omitempty"`
+	// Preempts is set when the CPU of the previous step could have gone on.
+	Preempts bool `json:"preempts,omitempty"`
+	// Waits is set when the CPU then had to wait for the object, Resumes
+	// when the step is the end of such a wait.
+	Waits   bool `json:"waits,omitempty"`
+	Resumes bool `json:"resumes,omitempty"`
+	// Shown is set when the default rule of diagrams shows the step.
+	Shown bool `json:"shown,omitempty"`
+
+	op  x86.Op
+	obj x86.ObjID
+}
+
+// OpObj returns the operation and the object as the machine knows them.
+func (s *Step) OpObj() (x86.Op, x86.ObjID) { return s.op, s.obj }
+
+// Story is a captured run: what a diagram is drawn from. It marshals to JSON.
+type Story struct {
+	Token   string `json:"token"`
+	Target  string `json:"target"`
+	Policy  string `json:"policy"`
+	Verdict string `json:"verdict"`
+	Detail  string `json:"detail,omitempty"`
+	State   uint64 `json:"state,string"`
+	Steps   []Step `json:"steps"`
+	// Truncated is set when the run was longer than the capture's limit.
+	Truncated bool `json:"truncated,omitempty"`
+}
+
+// JSON writes the story as one JSON object.
+func (s *Story) JSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", " ")
+	return e.Encode(s)
+}
+
+// CaptureOptions say what a capture is to know of the program.
+type CaptureOptions struct {
+	// Describe describes an object's state in a word or a few ("RW dirty",
+	// "count 3"), or returns "" if there is nothing to say. It is called before
+	// and after each step, at a moment when nothing moves; it must pass no
+	// schedule point. Nil describes nothing.
+	Describe func(m *sched.Machine, o x86.ObjID) string
+	// Name names an object; nil or "" leaves it to the machine's ObjName.
+	Name func(m *sched.Machine, o x86.ObjID) string
+	// Funcs are exceptions from KernelName.
+	Funcs map[string]string
+	// MaxSteps bounds the steps kept; zero means 100,000.
+	MaxSteps int
+}
+
+// Capture runs a target once under the strategy of spec and keeps every step.
+// Steps before a Gate opens are left out.
+func Capture(t Target, spec Spec, o CaptureOptions) *Story {
+	if o.MaxSteps == 0 {
+		o.MaxSteps = 100_000
+	}
+	c := &capture{inner: spec.Strategy(), o: &o, last: map[int]int{}, open: -1}
+	obs := t.once(c, c)
+	s := &c.story
+	s.Token, s.Target, s.Policy = t.Token(spec).String(), t.Name, t.Policy
+	s.Verdict, s.Detail, s.State = obs.Verdict, obs.Detail, obs.State
+	markShown(s.Steps)
+	return s
+}
+
+// capture is strategy and observer in one: the strategy sees who could have
+// acted and who comes back from a wait, the observer sees the stack.
+type capture struct {
+	inner sched.Strategy
+	o     *CaptureOptions
+	story Story
+	m     *sched.Machine // from the latest step
+
+	begun    bool
+	ran      int         // CPU of the latest decision
+	preempts bool        // for the next step
+	open     int         // the step whose After is due, or -1
+	last     map[int]int // CPU -> its latest step
+}
+
+// Begin implements sched.Strategy.
+func (c *capture) Begin(cpus int) {
+	c.ran = -1
+	c.inner.Begin(cpus)
+}
+
+// Pick implements sched.Strategy.
+func (c *capture) Pick(ch *sched.Choice) int {
+	c.begun = true
+	c.closeStep()
+	i := c.inner.Pick(ch)
+	a := &ch.Enabled[i]
+	if a.CPU < 0 {
+		return i
+	}
+	if a.CPU != c.ran {
+		for k := range ch.Enabled {
+			c.preempts = c.preempts || c.ran >= 0 && ch.Enabled[k].CPU == c.ran && ch.Enabled[k].Op != x86.OpWait
+		}
+	}
+	c.ran = a.CPU
+	if a.Op == x86.OpWait {
+		c.resume(a)
+	}
+	return i
+}
+
+// resume notes that a CPU goes on after spinning. There is no point at that
+// moment: its operation succeeds between two points.
+func (c *capture) resume(a *sched.Actor) {
+	switch a.Obj.Class() {
+	case x86.ClassCPU, x86.ClassWait, x86.ClassTask, x86.ClassTimer, x86.ClassNone:
+		return // an idle CPU, or a point that announces a sleep
+	}
+	i, ok := c.last[a.CPU]
+	if !ok || c.m == nil {
+		return
+	}
+	p := &c.story.Steps[i]
+	s := *p
+	if p.obj == a.Obj {
+		p.Waits = true
+	} else {
+		s.op, s.obj, s.Object = a.Op, a.Obj, c.name(a.Obj)
+		s.Op = a.Op.String()
+	}
+	s.Waits, s.Resumes = false, true
+	s.Before, s.After = c.describe(a.Obj), ""
+	c.add(s)
+}
+
+// Step implements sched.Observer.
+func (c *capture) Step(_ uint64, t *sched.Task, op x86.Op, obj x86.ObjID) {
+	if !c.begun {
+		return
+	}
+	c.m = t.M
+	c.closeStep()
+	irq := t.InIRQ()
+	st := stackAbove(irq)
+	s := Step{
+		CPU: t.C.ID, Task: t.Name, TaskID: t.ID, IRQ: irq, User: t.User && !irq, Sched: st.sched,
+		Op: op.String(), Object: c.name(obj), op: op, obj: obj, Before: c.describe(obj),
+	}
+	for _, n := range st.names {
+		s.Stack = append(s.Stack, KernelName(n, c.o.Funcs))
+	}
+	switch {
+	case s.User:
+		s.Func = "user"
+	case s.Sched:
+		s.Func = "schedule"
+	case len(s.Stack) > 0:
+		s.Func = s.Stack[0]
+	default:
+		s.Func = t.Name
+	}
+	c.add(s)
+	c.last[s.CPU] = len(c.story.Steps) - 1
+}
+
+// Device implements sched.Observer.
+func (c *capture) Device(_ uint64, ev sched.Event) {
+	if !c.begun {
+		return
+	}
+	c.closeStep()
+	c.add(Step{
+		CPU: DeviceLane, Task: ev.Name(), Func: ev.Name(), Op: ev.Op().String(), Object: c.name(ev.Obj()),
+		op: ev.Op(), obj: ev.Obj(), Before: c.describe(ev.Obj()),
+	})
+}
+
+func (c *capture) add(s Step) {
+	if len(c.story.Steps) >= c.o.MaxSteps {
+		c.story.Truncated = true
+		c.preempts = false
+		return
+	}
+	s.N = len(c.story.Steps) + 1
+	s.Preempts, c.preempts = c.preempts, false
+	c.story.Steps = append(c.story.Steps, s)
+	c.open = s.N - 1
+}
+
+// closeStep describes the object of the previous step again. The last step of a
+// run is not closed: its machine is gone by then.
+func (c *capture) closeStep() {
+	if c.open < 0 {
+		return
+	}
+	s := &c.story.Steps[c.open]
+	s.After = c.describe(s.obj)
+	c.open = -1
+}
+
+func (c *capture) describe(o x86.ObjID) string {
+	if c.o.Describe == nil || c.m == nil || o == 0 {
+		return ""
+	}
+	return c.o.Describe(c.m, o)
+}
+
+func (c *capture) name(o x86.ObjID) string {
+	if o == 0 {
+		return ""
+	}
+	if c.m == nil {
+		return objText(o)
+	}
+	if c.o.Name != nil {
+		if s := c.o.Name(c.m, o); s != "" {
+			return s
+		}
+	}
+	return c.m.ObjName(o)
+}
+
+// markShown applies the default rule of diagrams: a step is shown if its object
+// is touched by more than one task, handler or device, one of them writing.
+// Locks are shown only if somebody waited for them; the scheduler's own steps not
+// at all; TLB flushes and the interrupts that ask for them always.
+func markShown(steps []Step) {
+	type use struct {
+		by                  string
+		many, wrote, waited bool
+	}
+	uses := map[x86.ObjID]*use{}
+	for i := range steps {
+		s := &steps[i]
+		if s.Sched {
+			continue
+		}
+		by := fmt.Sprint(s.TaskID)
+		if s.IRQ || s.CPU == DeviceLane {
+			by = fmt.Sprint("irq ", s.CPU)
+		}
+		u := uses[s.obj]
+		if u == nil {
+			u = &use{by: by}
+			uses[s.obj] = u
+		}
+		u.many = u.many || u.by != by
+		u.wrote = u.wrote || s.op.Writes()
+		u.waited = u.waited || s.Waits || s.Resumes
+	}
+	for i := range steps {
+		s := &steps[i]
+		if s.Sched {
+			continue
+		}
+		u := uses[s.obj]
+		switch s.obj.Class() {
+		case x86.ClassLock:
+			s.Shown = u.waited
+		case x86.ClassTask, x86.ClassWait, x86.ClassTimer, x86.ClassNone:
+			s.Shown = s.CPU == DeviceLane
+		case x86.ClassCPU:
+			s.Shown = s.op == x86.OpFlushTLB || s.op == x86.OpIPI
+		default:
+			s.Shown = u.many && u.wrote || s.op == x86.OpIPIAck || s.CPU == DeviceLane
+		}
+	}
+}

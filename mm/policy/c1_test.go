@@ -1,0 +1,204 @@
+package policy
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/kernel/lock"
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/mm/page"
+)
+
+var rewrite = flag.Bool("rewrite", false, "rewrite golden files")
+
+var (
+	memHost   = x86.NewHost()
+	schedHost = &sched.Host{}
+)
+
+const (
+	c1Addr  = 0x10000
+	c1Value = 0xaa
+)
+
+// c1 is the smallest program of the race: one thread pins a page by gup-fast for a
+// device to write to, another forks and then stores to another part of the page. The
+// device writes when both are done. The parent must see what it wrote.
+type c1 struct {
+	s           *mm.System
+	parent      *mm.MM
+	child       *mm.MM
+	ready, done lock.Completion // the parent stored; the device wrote
+	verdict     string
+	detail      string
+}
+
+func (c *c1) store(t *sched.Task, addr, v uint64) {
+	for {
+		ec := t.C.Store(addr, 8, v)
+		if ec == x86.NoFault {
+			return
+		}
+		if sig, ok := mm.DoPageFault(t, c.parent, t.C.CR2, ec); !ok {
+			t.Oops("signal %v at %#x", sig.Signo, sig.Addr)
+		}
+	}
+}
+
+func (c *c1) load(t *sched.Task, addr uint64) uint64 {
+	for {
+		v, ec := t.C.Load(addr, 8)
+		if ec == x86.NoFault {
+			return v
+		}
+		if sig, ok := mm.DoPageFault(t, c.parent, t.C.CR2, ec); !ok {
+			t.Oops("signal %v at %#x", sig.Signo, sig.Addr)
+		}
+	}
+}
+
+// directIO is the thread that does direct I/O.
+func (c *c1) directIO(t *sched.Task) {
+	pages := make([]*page.Page, 1)
+	n, err := mm.GetUserPagesFast(t, c1Addr, 1, true /* write */, mm.PinGet, pages)
+	if n != 1 || err != nil {
+		t.Oops("get_user_pages_fast: %d, %v", n, err)
+	}
+	c.ready.Wait(t)
+	c.s.Mem.DMAWrite(c.s.Pages.PFN(pages[0]), 512, []byte{c1Value})
+	c.s.PutUserPage(t, pages[0], mm.PinGet)
+	if got := c.load(t, c1Addr+512); got != c1Value {
+		c.verdict, c.detail = "lost-read", fmt.Sprintf("want %#x, found %#x", c1Value, got)
+	}
+	c.done.Complete(t)
+	mm.ExitMM(t)
+}
+
+// doFork is the thread that forks and goes on storing.
+func (c *c1) doFork(t *sched.Task) {
+	child, err := c.s.DupMM(t, c.parent)
+	if err != nil {
+		t.Oops("fork: %v", err)
+	}
+	c.store(t, c1Addr, 1)
+	c.ready.Complete(t)
+	c.done.Wait(t)
+	child.MMPut(t)
+	mm.ExitMM(t)
+}
+
+// c1Target makes the program a target under policy p.
+func c1Target(p mm.Policy) explore.Target {
+	return explore.Target{Name: "c1", Policy: p.Name(), Run: func(st sched.Strategy, o sched.Observer) explore.Observation {
+		mem, err := memHost.NewMemory(x86.MemoryOptions{Bytes: 1 << 20})
+		if err != nil {
+			panic(err)
+		}
+		defer mem.Release()
+		gate := explore.NewGate(st)
+		m, err := sched.New(sched.Options{CPUs: 2, Regime: sched.Free, Strategy: gate, Mem: mem, Host: schedHost, StepLimit: 20000})
+		if err != nil {
+			panic(err)
+		}
+		defer m.Shutdown()
+		m.SetObserver(o)
+		m.RegisterNamer(x86.ClassLock, lock.Namer)
+		s, err := mm.NewSystem(m, page.NewMap(m, mem), mm.Options{Policy: p})
+		if err != nil {
+			panic(err)
+		}
+		c := &c1{s: s, verdict: explore.Safe}
+		c.ready.Init(m)
+		c.done.Init(m)
+		start := func(t *sched.Task, name string, cpu int, fn func(*sched.Task)) {
+			n := m.NewTask(sched.TaskOptions{Name: name, CPU: cpu}, fn)
+			c.parent.MMGet(t)
+			s.InitTask(n, c.parent)
+			m.Start(t, n)
+		}
+		m.Start(nil, m.NewTask(sched.TaskOptions{Name: "init", CPU: 1}, func(t *sched.Task) {
+			if c.parent, err = s.NewMM(t); err != nil {
+				t.Oops("%v", err)
+			}
+			c.parent.MMGet(t)
+			c.parent.ActivateMM(t)
+			c.parent.MmapSem.DownWrite(t)
+			_, err := mm.DoMmap(t, c.parent, mm.MmapRequest{Addr: c1Addr, Len: x86.PageSize, Prot: mm.ProtRead | mm.ProtWrite,
+				Flags: mm.MapPrivate | mm.MapAnonymous | mm.MapFixed})
+			c.parent.MmapSem.UpWrite(t)
+			if err != nil {
+				t.Oops("mmap: %v", err)
+			}
+			c.store(t, c1Addr, 0)
+			start(t, "dio", 1, c.directIO)
+			start(t, "fork", 2, c.doFork)
+			gate.Open()
+			c.parent.MMPut(t)
+			mm.ExitMM(t)
+		}))
+		r := m.Run()
+		obs := explore.Observation{Verdict: c.verdict, Detail: c.detail, Steps: r.Steps, Result: r}
+		if v := explore.VerdictOf(r); v != "" {
+			obs.Verdict, obs.Detail = v, r.Detail
+		} else if errs := s.CheckRest(); len(errs) > 0 {
+			obs.Verdict, obs.Detail = "bug", errs[0].Error()
+		}
+		var h explore.StateHash
+		h.PutString("verdict", obs.Verdict)
+		h.PutUint("steps", r.Steps)
+		h.PutUint("ns", r.NS)
+		obs.State = h.Sum()
+		return obs
+	}}
+}
+
+func searchC1(t *testing.T, p mm.Policy, n uint64) *explore.Report {
+	t.Helper()
+	r, err := explore.Search(context.Background(), c1Target(p), explore.Options{Schedules: n, Seed: 1})
+	require.NoError(t, err)
+	for _, w := range r.Witnesses {
+		t.Logf("%s: %d of %d, %s: %s", w.Verdict, r.ByVerdict[w.Verdict], r.Schedules, w.Token, w.Detail)
+	}
+	return r
+}
+
+// TestC1 is claim C1 of the thread: gup-fast races with fork between its look-up and the
+// flag, unless it looks at the pte again.
+func TestC1(t *testing.T) {
+	assert.NotZero(t, searchC1(t, Stock{}, 300).ByVerdict["lost-read"], "stock loses the read")
+	r := searchC1(t, PGGUP{noRecheck: true}, 3000)
+	assert.NotZero(t, r.ByVerdict["lost-read"], "without the second look the race is open")
+	for _, p := range []mm.Policy{PGGUP{}, PGDontCOW{}} {
+		r := searchC1(t, p, 3000)
+		assert.Equal(t, r.Schedules, r.ByVerdict[explore.Safe], "%s", p.Name())
+	}
+}
+
+// TestC1Diagram draws the race of C1 in its simplest schedule.
+func TestC1Diagram(t *testing.T) {
+	target := c1Target(PGGUP{noRecheck: true})
+	r := searchC1(t, PGGUP{noRecheck: true}, 3000)
+	w := r.Witness("lost-read")
+	require.NotNil(t, w)
+	min, err := explore.Shrink(context.Background(), target, w.Spec, explore.ShrinkOptions{})
+	require.NoError(t, err)
+	story := explore.Capture(target, min.Spec, explore.CaptureOptions{})
+	got := story.Diagram(explore.DiagramOptions{})
+	const golden = "testdata/c1.txt"
+	if *rewrite {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(golden, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(golden)
+	require.NoError(t, err)
+	assert.Equal(t, string(want), got)
+}
