@@ -130,15 +130,16 @@ func (s *anonVMAs) free(t *sched.Task, a *AnonVMA) {
 
 func (s *anonVMAs) refill(f *anonFree) {
 	s.lock.Lock()
-	for f.n < anonBatch {
+	for f.n = range anonBatch { // the lowest number on top
+		i := anonBatch - 1 - f.n
 		if n := len(s.shared); n > 0 {
-			f.slots[f.n] = s.shared[n-1]
+			f.slots[i] = s.shared[n-1]
 			s.shared = s.shared[:n-1]
 		} else {
-			f.slots[f.n] = s.grow()
+			f.slots[i] = s.grow()
 		}
-		f.n++
 	}
+	f.n = anonBatch
 	s.lock.Unlock()
 }
 

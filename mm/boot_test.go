@@ -120,7 +120,12 @@ func (v segv) Error() string {
 
 // spawn starts a task in m, whose user reference it takes over.
 func (s *System) spawn(t *sched.Task, name string, m *MM, fn func(u *user)) *sched.Task {
-	n := s.M.NewTask(sched.TaskOptions{Name: name}, func(t *sched.Task) {
+	return s.spawnOn(t, 0, name, m, fn)
+}
+
+// spawnOn is spawn on a CPU, counted from 1; 0 leaves it to the scheduler.
+func (s *System) spawnOn(t *sched.Task, cpu int, name string, m *MM, fn func(u *user)) *sched.Task {
+	n := s.M.NewTask(sched.TaskOptions{Name: name, CPU: cpu}, func(t *sched.Task) {
 		t.User = true
 		fn(&user{t, s, m})
 		t.User = false
@@ -238,17 +243,24 @@ func (u *user) exit(done *lock.Completion) {
 
 // thread starts fn in the same address space.
 func (u *user) thread(name string, fn func(u *user)) *lock.Completion {
+	return u.threadOn(0, name, fn)
+}
+
+func (u *user) threadOn(cpu int, name string, fn func(u *user)) *lock.Completion {
 	done := new(lock.Completion)
 	done.Init(u.s.M)
 	u.kernel(func(t *sched.Task) {
 		u.mm.MMGet(t)
-		u.s.spawn(t, name, u.mm, func(c *user) {
+		u.s.spawnOn(t, cpu, name, u.mm, func(c *user) {
 			fn(c)
 			c.exit(done)
 		})
 	})
 	return done
 }
+
+// otherCPU is the number, from 1, of a CPU that the task does not run on.
+func (u *user) otherCPU() int { return (u.t.C.ID+1)%u.s.M.CPUs() + 1 }
 
 func (u *user) wait(done *lock.Completion) { u.kernel(func(t *sched.Task) { done.Wait(t) }) }
 

@@ -6,8 +6,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/cowlab/cowlab/kernel/lock"
-	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 )
 
 // bench runs fn as a user of a machine with one CPU in the parallel regime.
@@ -15,6 +14,7 @@ func bench(b *testing.B, bytes uint64, fn func(u *user)) {
 	o := rigOptions{bytes: bytes}
 	o.CPUs = 1
 	r := boot(b, o)
+	r.s.SetOvercommit(OvercommitAlways, 0)
 	require.True(b, r.mem.Prefault(1, int(bytes>>12)-1))
 	r.run(fn)
 }
@@ -133,15 +133,13 @@ func BenchmarkFlushRemote(b *testing.B) {
 	r.run(func(u *user) {
 		a := u.mmap(2)
 		u.store(a, 0)
-		up := new(lock.Completion)
-		up.Init(u.s.M)
-		th := u.thread("spinner", func(u *user) {
+		th := u.threadOn(u.otherCPU(), "spinner", func(u *user) {
 			u.store(a+8, 1)
-			u.kernel(func(t *sched.Task) { up.Complete(t) })
 			for u.load(a) == 0 {
 			}
 		})
-		u.wait(up)
+		for u.load(a+8) == 0 {
+		}
 		b.ResetTimer()
 		for range b.N {
 			u.s.FlushTLBMM(u.t, u.mm)
@@ -150,6 +148,7 @@ func BenchmarkFlushRemote(b *testing.B) {
 		u.store(a, 1)
 		u.wait(th)
 	})
+	require.GreaterOrEqual(b, r.sum(trace.EmuTLBRemoteFlush), int64(b.N))
 }
 
 // The hot paths allocate nothing.

@@ -74,7 +74,8 @@ func (m *MM) hintFits(t *sched.Task, addr, size, end uint64) bool {
 	return addr <= end-size && m.findVMAIntersection(t, addr, addr+size) == nil
 }
 
-// areaTopDown is arch_get_unmapped_area_topdown.
+// areaTopDown is arch_get_unmapped_area_topdown, but for the lowest addresses, which
+// 2.6.29 hands to a process with CAP_SYS_RAWIO.
 func (m *MM) areaTopDown(t *sched.Task, hint, size uint64) uint64 {
 	if hint = pageAlign(hint); hint != 0 && m.hintFits(t, hint, size, x86.TaskSize) {
 		return hint
@@ -86,11 +87,11 @@ func (m *MM) areaTopDown(t *sched.Task, hint, size uint64) uint64 {
 	if a.cache == 0 {
 		a.cache = m.MmapBase
 	}
-	if a.cache > size && m.findVMAIntersection(t, a.cache-size, a.cache) == nil {
+	if a.cache >= size+mmapMinAddr && m.findVMAIntersection(t, a.cache-size, a.cache) == nil {
 		a.cache -= size
 		return a.cache
 	}
-	for at := m.MmapBase; size < at; {
+	for at := m.MmapBase; at >= size+mmapMinAddr; {
 		addr := at - size
 		v := m.findVMA(t, addr)
 		if v == nil || at <= v.Start {

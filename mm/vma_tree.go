@@ -1,6 +1,11 @@
 package mm
 
-import "github.com/cowlab/cowlab/kernel/sched"
+import (
+	"fmt"
+
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/sched"
+)
 
 // The VMAs of an address space, in a tree ordered by their ends.
 //
@@ -139,4 +144,49 @@ func (m *MM) dropTree() {
 	m.vmas.Clear(false)
 	m.MapCount = 0
 	m.forgetHints()
+}
+
+// validateMM returns what is wrong with the tree and what counts it, nil if nothing
+// is (validate_mm). mmap_sem is held, for reading at least, or nothing is running.
+func (m *MM) validateMM() error {
+	var err error
+	n, locked, end := 0, uint64(0), uint64(0)
+	bad := func(v *VMA, why string) {
+		if err == nil {
+			err = fmt.Errorf("mm %d: VMA %s: %s", m.ID, v, why)
+		}
+	}
+	m.vmas.Ascend(func(i vmaItem) bool {
+		v := i.vma
+		switch {
+		case i.end != v.End:
+			bad(v, fmt.Sprintf("is under key %#x", i.end))
+		case v.Start >= v.End || (v.Start|v.End)&^x86.PageMask != 0 || v.End > x86.TaskSize:
+			bad(v, "has no sensible bounds")
+		case v.Start < end:
+			bad(v, "overlaps the one before")
+		case v.MM != m:
+			bad(v, "belongs to another address space")
+		case v.Prot&x86.PteRW != 0 && v.Flags&(VMShared|VMWrite) != VMShared|VMWrite:
+			bad(v, fmt.Sprintf("has protection %v", v.Prot))
+		}
+		n, end = n+1, v.End
+		if v.Flags&VMLocked != 0 {
+			locked += v.Pages()
+		}
+		return err == nil
+	})
+	switch {
+	case err != nil:
+	case n != m.MapCount:
+		err = fmt.Errorf("mm %d: %d VMAs, but map_count is %d", m.ID, n, m.MapCount)
+	case locked != m.LockedVM:
+		err = fmt.Errorf("mm %d: %d pages locked, but locked_vm is %d", m.ID, locked, m.LockedVM)
+	}
+	for i := range m.hints {
+		if v := m.hints[i].vma; v != nil && m.lookupVMA(v.Start) != v {
+			bad(v, fmt.Sprintf("is CPU %d's hint, but not in the tree", i))
+		}
+	}
+	return err
 }

@@ -46,13 +46,10 @@ type Step struct {
 	Resumes bool `json:"resumes,omitempty"`
 	// Shown is set when the default rule of diagrams shows the step.
 	Shown bool `json:"shown,omitempty"`
-
-	op  x86.Op
-	obj x86.ObjID
+	// OpID and ObjID are the operation and the object as the machine knows them.
+	OpID  x86.Op    `json:"op_id"`
+	ObjID x86.ObjID `json:"obj_id,string"`
 }
-
-// OpObj returns the operation and the object as the machine knows them.
-func (s *Step) OpObj() (x86.Op, x86.ObjID) { return s.op, s.obj }
 
 // Story is a captured run: what a diagram is drawn from. It marshals to JSON.
 type Story struct {
@@ -96,12 +93,18 @@ func Capture(t Target, spec Spec, o CaptureOptions) *Story {
 	if o.MaxSteps == 0 {
 		o.MaxSteps = 100_000
 	}
-	c := &capture{inner: spec.Strategy(), o: &o, last: map[int]int{}, open: -1}
+	c := &capture{inner: spec.Strategy(), o: &o, last: map[int]int{}, did: map[int]int{}, open: -1}
 	obs := t.once(c, c)
 	s := &c.story
 	s.Token, s.Target, s.Policy = t.Token(spec).String(), t.Name, t.Policy
 	s.Verdict, s.Detail, s.State = obs.Verdict, obs.Detail, obs.State
-	markShown(s.Steps)
+	stuck := obs.Result != nil && obs.Result.Reason == sched.Deadlock
+	if stuck {
+		for _, i := range c.last {
+			c.markWait(i)
+		}
+	}
+	markShown(s.Steps, stuck)
 	return s
 }
 
@@ -118,6 +121,7 @@ type capture struct {
 	preempts bool        // for the next step
 	open     int         // the step whose After is due, or -1
 	last     map[int]int // CPU -> its latest step
+	did      map[int]int // task -> its latest step that was not the scheduler's
 }
 
 // Begin implements sched.Strategy.
@@ -160,10 +164,10 @@ func (c *capture) resume(a *sched.Actor) {
 	}
 	p := &c.story.Steps[i]
 	s := *p
-	if p.obj == a.Obj {
+	if p.ObjID == a.Obj {
 		p.Waits = true
 	} else {
-		s.op, s.obj, s.Object = a.Op, a.Obj, c.name(a.Obj)
+		s.OpID, s.ObjID, s.Object = a.Op, a.Obj, c.name(a.Obj)
 		s.Op = a.Op.String()
 	}
 	s.Waits, s.Resumes = false, true
@@ -182,7 +186,7 @@ func (c *capture) Step(_ uint64, t *sched.Task, op x86.Op, obj x86.ObjID) {
 	st := stackAbove(irq)
 	s := Step{
 		CPU: t.C.ID, Task: t.Name, TaskID: t.ID, IRQ: irq, User: t.User && !irq, Sched: st.sched,
-		Op: op.String(), Object: c.name(obj), op: op, obj: obj, Before: c.describe(obj),
+		Op: op.String(), Object: c.name(obj), OpID: op, ObjID: obj, Before: c.describe(obj),
 	}
 	for _, n := range st.names {
 		s.Stack = append(s.Stack, KernelName(n, c.o.Funcs))
@@ -197,8 +201,21 @@ func (c *capture) Step(_ uint64, t *sched.Task, op x86.Op, obj x86.ObjID) {
 	default:
 		s.Func = t.Name
 	}
+	if i, ok := c.did[t.ID]; ok && s.Sched && op == x86.OpSwitch && t.State() != sched.TaskRunning {
+		c.markWait(i) // it goes to sleep
+	}
 	c.add(s)
 	c.last[s.CPU] = len(c.story.Steps) - 1
+	if !s.Sched && !irq {
+		c.did[t.ID] = c.last[s.CPU]
+	}
+}
+
+// markWait notes that whoever made step i did not get the lock that it is about.
+func (c *capture) markWait(i int) {
+	if s := &c.story.Steps[i]; !s.Sched && (s.OpID == x86.OpLock || s.OpID == x86.OpReadLock) {
+		s.Waits = true
+	}
 }
 
 // Device implements sched.Observer.
@@ -209,7 +226,7 @@ func (c *capture) Device(_ uint64, ev sched.Event) {
 	c.closeStep()
 	c.add(Step{
 		CPU: DeviceLane, Task: ev.Name(), Func: ev.Name(), Op: ev.Op().String(), Object: c.name(ev.Obj()),
-		op: ev.Op(), obj: ev.Obj(), Before: c.describe(ev.Obj()),
+		OpID: ev.Op(), ObjID: ev.Obj(), Before: c.describe(ev.Obj()),
 	})
 }
 
@@ -232,7 +249,7 @@ func (c *capture) closeStep() {
 		return
 	}
 	s := &c.story.Steps[c.open]
-	s.After = c.describe(s.obj)
+	s.After = c.describe(s.ObjID)
 	c.open = -1
 }
 
@@ -261,8 +278,9 @@ func (c *capture) name(o x86.ObjID) string {
 // markShown applies the default rule of diagrams: a step is shown if its object
 // is touched by more than one task, handler or device, one of them writing.
 // Locks are shown only if somebody waited for them; the scheduler's own steps not
-// at all; TLB flushes and the interrupts that ask for them always.
-func markShown(steps []Step) {
+// at all; wait queues and wake-ups only when the run ended in a deadlock; TLB
+// flushes and the interrupts that ask for them always.
+func markShown(steps []Step, deadlock bool) {
 	type use struct {
 		by                  string
 		many, wrote, waited bool
@@ -277,13 +295,13 @@ func markShown(steps []Step) {
 		if s.IRQ || s.CPU == DeviceLane {
 			by = fmt.Sprint("irq ", s.CPU)
 		}
-		u := uses[s.obj]
+		u := uses[s.ObjID]
 		if u == nil {
 			u = &use{by: by}
-			uses[s.obj] = u
+			uses[s.ObjID] = u
 		}
 		u.many = u.many || u.by != by
-		u.wrote = u.wrote || s.op.Writes()
+		u.wrote = u.wrote || s.OpID.Writes()
 		u.waited = u.waited || s.Waits || s.Resumes
 	}
 	for i := range steps {
@@ -291,16 +309,18 @@ func markShown(steps []Step) {
 		if s.Sched {
 			continue
 		}
-		u := uses[s.obj]
-		switch s.obj.Class() {
+		u := uses[s.ObjID]
+		switch s.ObjID.Class() {
 		case x86.ClassLock:
 			s.Shown = u.waited
-		case x86.ClassTask, x86.ClassWait, x86.ClassTimer, x86.ClassNone:
+		case x86.ClassWait:
+			s.Shown = deadlock
+		case x86.ClassTask, x86.ClassTimer, x86.ClassNone:
 			s.Shown = s.CPU == DeviceLane
 		case x86.ClassCPU:
-			s.Shown = s.op == x86.OpFlushTLB || s.op == x86.OpIPI
+			s.Shown = s.OpID == x86.OpFlushTLB || s.OpID == x86.OpIPI
 		default:
-			s.Shown = u.many && u.wrote || s.op == x86.OpIPIAck || s.CPU == DeviceLane
+			s.Shown = u.many && u.wrote || s.OpID == x86.OpIPIAck || s.CPU == DeviceLane
 		}
 	}
 }

@@ -101,18 +101,18 @@ func (b *block) add(s *Step) {
 		if r.last.Func != s.Func || r.last.TaskID != s.TaskID || r.last.IRQ != s.IRQ {
 			break
 		}
-		sameFrame := s.obj.Class() == x86.ClassFrame && r.last.obj.Class() == x86.ClassFrame && s.obj.ID()>>3 == r.last.obj.ID()>>3
-		if r.last.op == s.op && sameFrame && !s.Resumes {
+		sameFrame := s.ObjID.Class() == x86.ClassFrame && r.last.ObjID.Class() == x86.ClassFrame && s.ObjID.ID()>>3 == r.last.ObjID.ID()>>3
+		if r.last.OpID == s.OpID && sameFrame && !s.Resumes {
 			r.last = s
 			r.count++
 			return
 		}
-		if i == len(b.rows)-1 && r.last.op == s.op && r.last.obj == s.obj && !s.Resumes && !r.last.Waits {
+		if i == len(b.rows)-1 && r.last.OpID == s.OpID && r.last.ObjID == s.ObjID && !s.Resumes && !r.last.Waits {
 			r.last = s
 			r.count++
 			return
 		}
-		if s.obj.Class() != x86.ClassFrame {
+		if s.ObjID.Class() != x86.ClassFrame {
 			break
 		}
 	}
@@ -158,6 +158,9 @@ func (d *drawing) elide() {
 	}
 }
 
+// farApart is the number of rows after which a column repeats its function's name.
+const farApart = 12
+
 // margin is the width of the step numbers.
 const margin = 6
 
@@ -195,6 +198,7 @@ func (d *drawing) draw() string {
 	put("", d.lanes[0], rule.String())
 
 	task, fn := map[int]int{}, map[int]string{}
+	rows, at := 0, map[int]int{} // rows so far; where each lane's last one is
 	for i := range d.blocks {
 		b := &d.blocks[i]
 		star := ""
@@ -213,10 +217,11 @@ func (d *drawing) draw() string {
 			if s.IRQ {
 				name = "<IRQ> " + name
 			}
-			if fn[b.lane] != name {
+			if rows++; fn[b.lane] != name || rows-at[b.lane] > farApart {
 				fn[b.lane] = name
 				put("", b.lane, clip(name+":", width-1))
 			}
+			at[b.lane] = rows
 			left := fmt.Sprintf("%4d%s", s.N, star)
 			text := r.words()
 			if r.more > 0 {
@@ -271,12 +276,12 @@ func (d *drawing) taskNames() (names map[int]string, many map[int]bool) {
 func (r *row) words() string {
 	s := r.first
 	op := s.Op
-	if s.CPU == DeviceLane && s.op == x86.OpEvent {
+	if s.CPU == DeviceLane && s.OpID == x86.OpEvent {
 		op = ""
 	}
 	text := strings.TrimSpace(op + " " + s.Object)
 	switch {
-	case r.count > 1 && r.last.obj != s.obj:
+	case r.count > 1 && r.last.ObjID != s.ObjID:
 		text += " .. " + r.last.Object
 	case r.count > 1:
 		text += fmt.Sprintf(" (%d times)", r.count)
@@ -289,8 +294,8 @@ func (r *row) words() string {
 	}
 	before, after := s.Before, r.last.After
 	switch {
-	case after == "" || r.last.obj != s.obj:
-	case before == after && s.op.Writes():
+	case after == "" || r.last.ObjID != s.ObjID:
+	case before == after && s.OpID.Writes():
 		text += ": " + after + " (as before)"
 	case before == after:
 		text += ": " + after

@@ -74,17 +74,17 @@ func snake(s string) string {
 			for j < len(r) && unicode.IsUpper(r[j]) {
 				j++
 			}
-			if j < len(r) && unicode.IsLower(r[j]) && j-i > 1 {
+			plural := j-i > 1 && j < len(r) && r[j] == 's' && (j+1 == len(r) || unicode.IsUpper(r[j+1]))
+			if !plural && j < len(r) && unicode.IsLower(r[j]) && j-i > 1 {
 				j-- // the last capital begins the next word
 			}
 			if j-i > 1 {
-				run := string(r[i:j])
-				for j < len(r) && unicode.IsDigit(r[j]) {
-					run += string(r[j])
-					j++
-				}
-				words = append(words, cutCapitals(run)...)
+				words = append(words, cutCapitals(string(r[i:j]))...)
 				i = j
+				for ; i < len(r) && (unicode.IsDigit(r[i]) || plural); i++ { // VMAs, CAS32
+					words[len(words)-1] += string(r[i])
+					plural = false
+				}
 				continue
 			}
 		}

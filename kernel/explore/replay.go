@@ -98,6 +98,7 @@ func (c Cost) Less(d Cost) bool {
 
 // Recorder passes a strategy's choices on and keeps them.
 type Recorder struct {
+	follower
 	inner sched.Strategy
 	rec   Recording
 	// each, if set, sees every choice and the index picked.
@@ -112,14 +113,17 @@ func (r *Recorder) Recording() *Recording { return &r.rec }
 
 // Begin implements sched.Strategy.
 func (r *Recorder) Begin(cpus int) {
+	r.reset()
 	r.rec.Decisions = r.rec.Decisions[:0]
 	r.inner.Begin(cpus)
 }
 
 // Pick implements sched.Strategy.
 func (r *Recorder) Pick(ch *sched.Choice) int {
+	r.fix(ch)
 	i := r.inner.Pick(ch)
 	a := &ch.Enabled[i]
+	r.took(a)
 	d := Decision{Actor: actorOf(a), Op: a.Op, Obj: a.Obj}
 	if len(ch.Enabled) > 1 {
 		def := Default(ch)
@@ -186,6 +190,7 @@ func (d *Divergence) Error() string {
 // offers the same actor with the same operation on the same object. After the
 // first divergence it follows the default rule.
 type Replayer struct {
+	follower
 	rec      *Recording
 	n        int
 	diverged *Divergence
@@ -200,10 +205,20 @@ func NewReplayer(r *Recording) *Replayer { return &Replayer{rec: r} }
 func NewPrefix(r *Recording) *Replayer { return &Replayer{rec: r, prefix: true} }
 
 // Begin implements sched.Strategy.
-func (r *Replayer) Begin(int) { r.n, r.diverged = 0, nil }
+func (r *Replayer) Begin(int) {
+	r.reset()
+	r.n, r.diverged = 0, nil
+}
 
 // Pick implements sched.Strategy.
 func (r *Replayer) Pick(ch *sched.Choice) int {
+	r.fix(ch)
+	i := r.pick(ch)
+	r.took(&ch.Enabled[i])
+	return i
+}
+
+func (r *Replayer) pick(ch *sched.Choice) int {
 	if r.diverged != nil {
 		return r.leave(ch)
 	}

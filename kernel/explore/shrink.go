@@ -41,9 +41,9 @@ type Shrunk struct {
 // it lets each actor do all it did there in one go, in every order of a few
 // actors. What is not part of the race may be reordered like that at will, and what each
 // actor does before and after the window stays the same. Then it drops single
-// departures. At last it asks whether one or two well-chosen switches would have
-// done, by trying those that stand before steps on objects that more than one
-// actor touches.
+// departures. At last it asks whether fewer, well-chosen switches would have done:
+// one, then two, and so on as long as there are runs left, trying those that stand
+// before steps on objects that more than one actor touches.
 //
 // The error is not nil if the schedule does not repeat, or ctx ended before it was run once.
 func Shrink(ctx context.Context, t Target, spec Spec, o ShrinkOptions) (*Shrunk, error) {
@@ -72,7 +72,7 @@ func Shrink(ctx context.Context, t Target, spec Spec, o ShrinkOptions) (*Shrunk,
 			break
 		}
 	}
-	for n := 1; n <= 2 && n < s.cost.Departures; n++ {
+	for n := 1; n < s.cost.Departures && !s.spent(); n++ {
 		s.sweep(nil, n)
 	}
 	out.Complete = !s.spent()

@@ -107,6 +107,24 @@ func find(ch *sched.Choice, id ActorID) int {
 	return -1
 }
 
+// follower keeps Choice.Last exact: a CPU that is resumed for the first time, or
+// in the middle of a task switch, has not told the machine yet that it is its turn.
+type follower struct{ last int }
+
+func (f *follower) reset() { f.last = -1 }
+
+func (f *follower) fix(ch *sched.Choice) {
+	if f.last >= 0 {
+		ch.Last = f.last
+	}
+}
+
+func (f *follower) took(a *sched.Actor) {
+	if a.CPU >= 0 {
+		f.last = a.CPU
+	}
+}
+
 // Default is the rule that schedules without switches follow: the CPU that made
 // the last step goes on, else the lowest enabled CPU, else the oldest event.
 func Default(ch *sched.Choice) int {
@@ -126,6 +144,7 @@ func Default(ch *sched.Choice) int {
 // fair bounds an unfair strategy: a CPU that got FairBound decisions while others
 // were enabled is left out of the next FairBound, as long as anybody else is there.
 type fair struct {
+	follower
 	inner  sched.Strategy
 	cpu    int // the CPU that runs
 	run    int // decisions in a row it got
@@ -137,12 +156,14 @@ type fair struct {
 
 // Begin implements sched.Strategy.
 func (f *fair) Begin(cpus int) {
+	f.reset()
 	f.cpu, f.run, f.left = -1, 0, 0
 	f.inner.Begin(cpus)
 }
 
 // Pick implements sched.Strategy.
 func (f *fair) Pick(ch *sched.Choice) int {
+	f.fix(ch)
 	var i int
 	if f.left > 0 {
 		f.left--
@@ -150,6 +171,7 @@ func (f *fair) Pick(ch *sched.Choice) int {
 	} else {
 		i = f.inner.Pick(ch)
 	}
+	f.took(&ch.Enabled[i])
 	c := ch.Enabled[i].CPU
 	switch {
 	case c < 0 || len(ch.Enabled) == 1:
@@ -212,7 +234,10 @@ func (g *Gate) Pick(ch *sched.Choice) int {
 		return g.rule.Pick(ch)
 	}
 	ch.Step -= g.from
-	return g.s.Pick(ch)
+	g.rule.fix(ch)
+	i := g.s.Pick(ch)
+	g.rule.took(&ch.Enabled[i])
+	return i
 }
 
 // meter passes choices on and remembers how far the run got.

@@ -191,8 +191,12 @@ func TestC1Diagram(t *testing.T) {
 	require.NotNil(t, w)
 	min, err := explore.Shrink(context.Background(), target, w.Spec, explore.ShrinkOptions{})
 	require.NoError(t, err)
-	story := explore.Capture(target, min.Spec, explore.CaptureOptions{})
-	got := story.Diagram(explore.DiagramOptions{})
+	story := explore.Capture(target, min.Spec, explore.CaptureOptions{
+		Describe: func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).DescribeObj(o) },
+		Name:     func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).NameObj(o) },
+		Funcs:    mm.KernelNames(),
+	})
+	got := story.Diagram(explore.DiagramOptions{Show: racing})
 	const golden = "testdata/c1.txt"
 	if *rewrite {
 		require.NoError(t, os.MkdirAll("testdata", 0o755))
@@ -201,4 +205,23 @@ func TestC1Diagram(t *testing.T) {
 	want, err := os.ReadFile(golden)
 	require.NoError(t, err)
 	assert.Equal(t, string(want), got)
+}
+
+// racing shows the steps on the page, on its pte and of the interrupt, between
+// gup-fast's first step and the device's write: what the thread drew.
+func racing(s *explore.Step) bool {
+	if s.Sched {
+		return false
+	}
+	switch o := s.ObjID; o.Class() {
+	case x86.ClassPTE:
+		_, level, va := x86.SplitPTEObj(o)
+		return level == x86.LevelPTE && va == c1Addr
+	case x86.ClassPage:
+		w := x86.PageWord(o.ID() & 7)
+		return s.Shown && (w == x86.PageRef || w == x86.PageFlags)
+	case x86.ClassCPU:
+		return s.Op == x86.OpIPI.String()
+	}
+	return s.Op == x86.OpIPIAck.String() || s.Op == x86.OpFence.String()
 }

@@ -1,0 +1,92 @@
+package explore_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cowlab/cowlab/kernel/explore"
+)
+
+func TestShrinkLeavesTheFewestSwitches(t *testing.T) {
+	y := newToys()
+	for _, c := range []struct {
+		target  explore.Target
+		verdict string
+		want    int
+	}{
+		{y.counter(1, 200, false), "lost-update", 1}, // stop one adder between load and store
+		{y.counter(5, 20, false), "lost-update", 1},
+		{y.abba(true), "deadlock", 1}, // stop one taker between its locks
+		{y.read(false), "lost-read", 0},
+	} {
+		for seed := range uint64(5) {
+			r := search(t, c.target, explore.Options{Schedules: 2000, Seed: seed, StopAtFirst: true})
+			w := r.Witness(c.verdict)
+			require.NotNil(t, w)
+			s, err := explore.Shrink(context.Background(), c.target, w.Spec, explore.ShrinkOptions{})
+			require.NoError(t, err)
+			assert.Equal(t, c.want, s.After.Departures, "%s from %v: %v", c.target.Name, s.Before, s.Spec.Switches)
+			assert.Len(t, s.Spec.Switches, s.After.Departures)
+			assert.Equal(t, c.verdict, s.Observation.Verdict)
+			assert.True(t, s.Complete)
+			assert.LessOrEqual(t, s.Runs, 5000)
+
+			text := s.Token.String()
+			assert.Less(t, len(text), 60)
+			tok, err := explore.ParseToken(text)
+			require.NoError(t, err)
+			obs, rec := explore.Record(c.target, tok.Spec.Strategy())
+			assert.Equal(t, c.verdict, obs.Verdict)
+			assert.Equal(t, s.Observation.State, obs.State)
+			assert.Equal(t, s.Recording.Hash(), rec.Hash())
+		}
+	}
+}
+
+func TestShrinkWithoutTheSweep(t *testing.T) {
+	y := newToys()
+	target := y.counter(5, 20, false)
+	w := found(t, target, "lost-update")
+	s, err := explore.Shrink(context.Background(), target, w.Spec, explore.ShrinkOptions{Runs: 150})
+	require.NoError(t, err)
+	assert.LessOrEqual(t, s.After.Departures, 3, "%v", s.Spec.Switches)
+	assert.Less(t, s.After.Departures, s.Before.Departures)
+	assert.LessOrEqual(t, s.Runs, 150)
+}
+
+func TestShrinkKeepsWhatTheCallerAsksFor(t *testing.T) {
+	y := newToys()
+	target := y.counter(3, 1, false)
+	worst := func(o explore.Observation) bool { return o.Detail == "counter is 2, not 6" }
+	for i := range uint64(30_000) {
+		spec := explore.Spec{Kind: explore.KindRandom, Seed: i}
+		obs, _ := explore.Record(target, spec.Strategy())
+		if !worst(obs) {
+			continue
+		}
+		s, err := explore.Shrink(context.Background(), target, spec, explore.ShrinkOptions{Same: worst, Runs: 1200})
+		require.NoError(t, err)
+		assert.True(t, worst(s.Observation))
+		// Four will do: one adder is stopped between load and store, the other
+		// before its last load, and the same again.
+		assert.GreaterOrEqual(t, s.After.Departures, 4)
+		assert.LessOrEqual(t, s.After.Departures, 5, "%v", s.Spec.Switches)
+		return
+	}
+	t.Fatal("no schedule leaves 2")
+}
+
+func TestShrinkRefuses(t *testing.T) {
+	y := newToys()
+	target := y.counter(1, 4, true)
+	_, err := explore.Shrink(context.Background(), target, explore.Spec{Kind: explore.KindRandom},
+		explore.ShrinkOptions{Same: func(o explore.Observation) bool { return o.Verdict != explore.Safe }})
+	assert.ErrorContains(t, err, `the schedule's verdict is "safe"`)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err = explore.Shrink(ctx, target, explore.Spec{Kind: explore.KindRandom}, explore.ShrinkOptions{})
+	assert.ErrorIs(t, err, context.Canceled)
+}

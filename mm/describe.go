@@ -1,0 +1,106 @@
+package mm
+
+import (
+	"fmt"
+
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/mm/page"
+)
+
+// tableNames are the levels of the page tables, the last one first.
+var tableNames = [...]string{"pte", "pmd", "pud", "pgd"}
+
+// NameObj names an object of the memory manager for diagrams: "pte 1:0x10000" is the
+// entry of address space 1 at that address. It returns "" for what it does not know.
+// The machine must be at a step.
+func (s *System) NameObj(o x86.ObjID) string {
+	switch o.Class() {
+	case x86.ClassPTE:
+		id, level, va := x86.SplitPTEObj(o)
+		return fmt.Sprintf("%s %d:%#x", tableNames[level], id, va)
+	case x86.ClassPage:
+		return fmt.Sprintf("%s of page %d", pageWordNames[o.ID()&7], o.ID()>>3)
+	case x86.ClassFrame:
+		return fmt.Sprintf("page %d+%d", o.ID()>>3, (o.ID()&7)*x86.SectorSize)
+	case x86.ClassWord:
+		for _, m := range s.MMs() {
+			if m.obj == o {
+				return fmt.Sprintf("mm %d", m.ID)
+			}
+		}
+		for i := range s.tlb.slots {
+			if s.tlb.slots[i].obj == o {
+				return fmt.Sprintf("flush slot %d", i)
+			}
+		}
+	}
+	return ""
+}
+
+var pageWordNames = [8]string{"_count", "_mapcount", "flags", "fields", "policy word"}
+
+// DescribeObj says what an object holds, in a few words; "" where there is nothing to
+// say. The machine must be at a step.
+func (s *System) DescribeObj(o x86.ObjID) string {
+	switch o.Class() {
+	case x86.ClassPTE:
+		id, level, va := x86.SplitPTEObj(o)
+		if m := s.mmByID(id); m != nil && level == x86.LevelPTE {
+			return describePTE(m.PeekPTE(va))
+		}
+	case x86.ClassPage:
+		pfn := x86.PFN(o.ID() >> 3)
+		if !s.Mem.Valid(pfn) {
+			return ""
+		}
+		p := s.Pages.Page(pfn)
+		switch x86.PageWord(o.ID() & 7) {
+		case x86.PageRef:
+			return fmt.Sprint(p.Count.Peek())
+		case x86.PageMap:
+			return fmt.Sprint(p.MapCount.Peek())
+		case x86.PageFlags:
+			return page.FlagNames(p.Flags.Peek())
+		}
+	}
+	return ""
+}
+
+// describePTE is an entry as diagrams show it: the page, and RO or RW.
+func describePTE(e x86.PTE) string {
+	switch {
+	case e.None():
+		return "none"
+	case !e.Present():
+		return "swap"
+	}
+	mode := "RO"
+	if e.Write() {
+		mode = "RW"
+	}
+	return fmt.Sprintf("page %d %s", e.PFN(), mode)
+}
+
+// KernelNames says which kernel function a Go function stands for where the name alone
+// does not: the policies' methods are pieces of functions that patches edit.
+func KernelNames() map[string]string {
+	return map[string]string{
+		"FastTake": "gup_pte_range", "pteRange": "gup_pte_range", "pteRangeHooked": "gup_pte_range",
+		"fastWalk.walk": "gup_pgd_range", "fastWalk.huge": "gup_huge_pmd", "gupFastHooked": "get_user_pages_fast",
+		"ForkPTE": "copy_one_pte", "copyPTEs": "copy_pte_range", "copyPTEsHooked": "copy_pte_range", "copyPTERange": "copy_pte_range",
+		"ForkBreak": "copy_pte_range", "PGGUP.preCOW": "fork_pre_cow", "Fork.AddMapping": "copy_one_pte",
+		"PGDontCOW.ForkBreak": "decow_one_pte", "dupVMA": "dup_mmap", "DupMM": "dup_mm",
+		"Follow": "follow_page", "Taken": "__get_user_pages", "GUPVMA": "__get_user_pages", "getUserPages": "__get_user_pages",
+		"Fault.LockAndReuse": "do_wp_page", "wpCopy": "do_wp_page", "wpReuse": "do_wp_page", "Fault.Same": "do_wp_page",
+		"flushTLB": "flush_tlb_mm", "flushTLBOthers": "native_flush_tlb_others", "invalidateInterrupt": "smp_invalidate_interrupt",
+		"MM.SwitchIn": "switch_mm", "MM.Lazy": "enter_lazy_tlb", "MM.MMPut": "mmput", "MM.MMDrop": "mmdrop",
+		"PutUserPage": "put_page", "nextTable": "copy_pud_range", "entry": "pte_offset", "CowUserPage": "cow_user_page",
+	}
+}
+
+// OfMachine returns the memory manager of a machine, nil if it has none.
+func OfMachine(m *sched.Machine) *System {
+	s, _ := m.Local.(*System)
+	return s
+}
