@@ -25,6 +25,7 @@ type pinOptions struct {
 	bytes   uint64 // zero means 8 MiB
 	regime  sched.Regime
 	seed    uint64
+	choose  sched.Strategy // nil means random, from seed
 	preempt sched.Preempt
 	steps   uint64
 	policy  Policy
@@ -38,7 +39,10 @@ func newPinRig(t testing.TB, o pinOptions) *pinRig {
 	host := x86.NewHost()
 	mem, err := host.NewMemory(x86.MemoryOptions{Bytes: o.bytes})
 	require.NoError(t, err)
-	m, err := sched.New(sched.Options{CPUs: o.cpus, Regime: o.regime, Strategy: sched.NewRandom(o.seed),
+	if o.choose == nil {
+		o.choose = sched.NewRandom(o.seed)
+	}
+	m, err := sched.New(sched.Options{CPUs: o.cpus, Regime: o.regime, Strategy: o.choose,
 		Preempt: o.preempt, StepLimit: o.steps, Mem: mem, CheckLocks: o.regime != sched.Parallel})
 	require.NoError(t, err)
 	s, err := NewSystem(m, page.NewMap(m, mem), Options{Policy: o.policy, ForceHooks: o.force})

@@ -48,7 +48,6 @@ type row struct {
 	first, last *Step
 	count       int // steps
 	more        int // steps left out, instead of a step
-	text        string
 }
 
 // block is a stretch of one lane that nobody interrupts.

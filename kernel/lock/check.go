@@ -22,7 +22,9 @@ func acquired(t *sched.Task, obj x86.ObjID, h how) {
 	c := ClassOf(obj)
 	o := theOrder
 	if !h.try {
-		for i := range t.NumHeld {
+		// What the interrupted code holds is no matter: its locks are never taken
+		// in handlers, which is checked below.
+		for i := t.HeldAtIRQ; i < t.NumHeld; i++ {
 			held := &t.Held[i]
 			hc := Class(held.Class)
 			switch {

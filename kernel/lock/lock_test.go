@@ -45,7 +45,7 @@ func spawn(m *sched.Machine, name string, fn func(*sched.Task)) *sched.Task {
 
 // inside checks that a region is entered as its lock allows. The plain fields are
 // what the race detector looks at.
-type inside struct{ readers, writers, entries int }
+type inside struct{ writers, entries int }
 
 func TestSpinLockExcludes(t *testing.T) {
 	regimes(t, 3, func(t *testing.T, m *sched.Machine) {

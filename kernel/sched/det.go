@@ -150,7 +150,6 @@ func (m *Machine) dispatch(c *cpu) {
 	default:
 		d.next = n // -1 when nobody can act: the driver looks why
 		c.cur.yield()
-		d.last = c.ID
 	}
 }
 
@@ -249,10 +248,9 @@ func (m *Machine) runDet() {
 			if d.next = m.choose(); d.next < 0 {
 				return
 			}
-			d.last = d.next
 		}
 		c := m.cpus[d.next]
-		d.next = -1
+		d.last, d.next = d.next, -1
 		t := c.cur
 		t.co.resume()
 		c.release()

@@ -33,7 +33,6 @@ type eventQueue struct {
 	heap []pendingEvent // protected by lock
 	seq  uint64         // protected by lock
 	next atomic.Uint64  // due time of the first event, ^0 when there is none
-	init bool
 }
 
 const never = ^uint64(0)

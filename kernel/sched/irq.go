@@ -24,6 +24,8 @@ func (m *Machine) Interrupts(xc *x86.CPU) {
 		}
 		xc.SetIRQsDisabled(true)
 		t.inIRQ++
+		heldAt := t.HeldAtIRQ
+		t.HeldAtIRQ = t.NumHeld
 		user := t.User
 		t.User = false
 		xc.Point(x86.OpIRQ, x86.CPUObj(xc.ID))
@@ -39,6 +41,7 @@ func (m *Machine) Interrupts(xc *x86.CPU) {
 		}
 		xc.Trace.Event(trace.EvIRQExit, xc.Now(), uint64(v), 0, 0)
 		t.User = user
+		t.HeldAtIRQ = heldAt
 		t.inIRQ--
 		xc.SetIRQsDisabled(false)
 	}

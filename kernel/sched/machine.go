@@ -201,6 +201,7 @@ func New(o Options) (*Machine, error) {
 		opts: o, det: o.Regime != Parallel, host: o.Host, cost: o.Cost, trace: o.Trace,
 		tasks: make(map[int]*Task),
 	}
+	m.det1.last = -1
 	if o.Regime == Timed {
 		m.acct = newAccounts()
 	}

@@ -62,6 +62,9 @@ type Task struct {
 	Held [maxHeld]HeldLock
 	// NumHeld is the number of entries of Held in use. Owner.
 	NumHeld int
+	// HeldAtIRQ is how many of them the code held that the running interrupt handler
+	// interrupted: they are not part of the handler's lock order. Owner.
+	HeldAtIRQ int
 
 	co     *coro
 	fn     func(*Task)

@@ -36,7 +36,6 @@ const (
 type c1 struct {
 	s           *mm.System
 	parent      *mm.MM
-	child       *mm.MM
 	ready, done lock.Completion // the parent stored; the device wrote
 	verdict     string
 	detail      string

@@ -118,7 +118,7 @@ var rules = []rule{
 		},
 	},
 	{
-		name: "atomics", check: forbidImport("sync/atomic", "arch/x86", "kernel/sched"),
+		name: "atomics", check: forbidImport("sync/atomic", "arch/x86", "kernel/sched", "tests/speed"),
 		bad: []fake{
 			{"kernel/lock/a.go", "package lock\nimport \"sync/atomic\"\nvar x atomic.Int32", "sync/atomic"},
 			{"tests/bench/a.go", "package bench\nimport a \"sync/atomic\"\nvar x a.Int32", "sync/atomic"},
@@ -135,7 +135,7 @@ var rules = []rule{
 		good: []fake{{path: "tests/vmtest/a.go", src: "package vmtest\nimport _ \"sync\""}},
 	},
 	{
-		name: "unsafe", check: forbidImportInTests("unsafe", "arch/x86", "mm/page", "tests/bench"),
+		name: "unsafe", check: forbidImportInTests("unsafe", "arch/x86", "mm/page", "tests/bench", "tests/speed"),
 		bad: []fake{
 			{"mm/a.go", "package mm\nimport \"unsafe\"", "unsafe"},
 			{"kernel/sched/a_test.go", "package sched\nimport \"unsafe\"", "unsafe"},

@@ -1,0 +1,216 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+
+	"github.com/cowlab/cowlab/mm"
+)
+
+// The exit codes.
+const (
+	exitOK     = 0
+	exitDiffer = 1
+	exitUsage  = 2
+	exitFailed = 3
+)
+
+// env is what a verb has of its surroundings.
+type env struct {
+	ctx      context.Context
+	policies []mm.Policy
+	stdout   io.Writer
+	stderr   io.Writer
+	tty      bool // stderr is a terminal: progress may be shown
+}
+
+// verb is one of the command's verbs.
+type verb struct {
+	name, args, short string
+	run               func(e *env, args []string) error
+}
+
+func verbs() []verb {
+	return []verb{
+		{"matrix", "[flags]", "run every policy on every workload and print the verdicts (the default)", runMatrix},
+		{"run", "WORKLOAD [flags]", "run one workload under one policy and say what happened", runRun},
+		{"list", "", "list the policies and the workloads", runList},
+		{"explain", "NAME", "explain a policy, a workload or a verdict", runExplain},
+		{"replay", "TOKEN [flags]", "replay a schedule exactly, and draw it", runReplay},
+		{"speed", "[flags]", "measure the host kernel, the memory system and the emulator side by side", runSpeed},
+		{"version", "", "print the version", runVersion},
+	}
+}
+
+// errUsage is an error of the command line; its text has been chosen for people.
+type errUsage struct{ msg string }
+
+func (e errUsage) Error() string { return e.msg }
+
+func usagef(format string, args ...any) error { return errUsage{fmt.Sprintf(format, args...)} }
+
+// errDiffer says that a result is not the expected one.
+var errDiffer = errors.New("differs from what was expected")
+
+// Main runs the command with os.Args and the given policies and returns its exit code.
+func Main(policies []mm.Policy) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	tty := false
+	if st, err := os.Stderr.Stat(); err == nil {
+		tty = st.Mode()&os.ModeCharDevice != 0
+	}
+	return run(&env{ctx: ctx, policies: policies, stdout: os.Stdout, stderr: os.Stderr, tty: tty}, os.Args[1:])
+}
+
+// run dispatches to a verb and turns its error into an exit code.
+func run(e *env, args []string) int {
+	err := dispatch(e, args)
+	var usage errUsage
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK
+	case errors.As(err, &usage):
+		fmt.Fprintf(e.stderr, "cowlab: %v\n", err)
+		return exitUsage
+	case errors.Is(err, errDiffer):
+		fmt.Fprintf(e.stderr, "cowlab: %v\n", err)
+		return exitDiffer
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(e.stderr, "cowlab: interrupted")
+		return exitFailed
+	}
+	fmt.Fprintf(e.stderr, "cowlab: %v\n", err)
+	return exitFailed
+}
+
+func dispatch(e *env, args []string) error {
+	if err := checkPolicies(e.policies); err != nil {
+		return err
+	}
+	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
+		if len(args) > 0 && (args[0] == "-h" || args[0] == "-help" || args[0] == "--help") {
+			help(e.stdout)
+			return nil
+		}
+		return runMatrix(e, args)
+	}
+	if args[0] == "help" {
+		if len(args) > 1 {
+			return dispatch(e, []string{args[1], "-h"})
+		}
+		help(e.stdout)
+		return nil
+	}
+	var names []string
+	for _, v := range verbs() {
+		if v.name == args[0] {
+			return v.run(e, args[1:])
+		}
+		names = append(names, v.name)
+	}
+	return usagef("unknown verb %q%s; cowlab -h lists them", args[0], didYouMean(args[0], names))
+}
+
+func checkPolicies(policies []mm.Policy) error {
+	seen := map[string]bool{}
+	for _, p := range policies {
+		n := p.Name()
+		if n == "" || strings.ContainsAny(n, " ,./=") {
+			return usagef("policy name %q must not be empty or hold spaces, commas, dots, slashes or equal signs", n)
+		}
+		if seen[n] {
+			return usagef("two policies are named %q; a policy that embeds another needs a Name of its own", n)
+		}
+		seen[n] = true
+	}
+	return nil
+}
+
+func help(w io.Writer) {
+	fmt.Fprint(w, `cowlab runs every fix for "fork against get_user_pages" on an emulated Linux VM.
+
+Usage: cowlab [VERB] [arguments]
+
+`)
+	for _, v := range verbs() {
+		fmt.Fprintf(w, "  %-26s %s\n", strings.TrimSpace(v.name+" "+v.args), v.short)
+	}
+	fmt.Fprint(w, `
+cowlab VERB -h explains a verb's flags.
+
+Exit codes: 0 it ran, 1 the result differs from what was expected, 2 bad usage,
+3 it could not run or was interrupted.
+`)
+}
+
+// newFlags makes a verb's flag set, which reports errors in one line and prints help
+// on stdout only when asked.
+func newFlags(e *env, name, args, about string) *flag.FlagSet {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {
+		fmt.Fprintf(e.stdout, "Usage: cowlab %s\n\n%s\n", strings.TrimSpace(name+" "+args), about)
+		fs.SetOutput(e.stdout)
+		any := false
+		fs.VisitAll(func(*flag.Flag) { any = true })
+		if any {
+			fmt.Fprintln(e.stdout, "\nFlags:")
+			fs.PrintDefaults()
+		}
+		fs.SetOutput(io.Discard)
+	}
+	return fs
+}
+
+// parse parses flags that may stand before and after the positional arguments.
+func parse(fs *flag.FlagSet, args []string, most int) ([]string, error) {
+	var pos []string
+	for {
+		if err := fs.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, flagError(fs, err)
+		}
+		args = fs.Args()
+		if len(args) == 0 {
+			break
+		}
+		pos = append(pos, args[0])
+		args = args[1:]
+	}
+	if len(pos) > most {
+		return nil, usagef("%s: unexpected argument %q", fs.Name(), pos[most])
+	}
+	return pos, nil
+}
+
+// flagError makes the flag package's error say what would be right.
+func flagError(fs *flag.FlagSet, err error) error {
+	msg := err.Error()
+	if _, name, ok := strings.Cut(msg, "flag provided but not defined: -"); ok {
+		var names []string
+		fs.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+		return usagef("%s has no flag -%s%s; cowlab %s -h lists them", fs.Name(), name, didYouMean(name, names), fs.Name())
+	}
+	return usagef("%s: %s", fs.Name(), msg)
+}
+
+// format checks a -format flag.
+func format(s string, allowed ...string) error {
+	for _, a := range allowed {
+		if s == a {
+			return nil
+		}
+	}
+	return usagef("-format %q: must be %s", s, strings.Join(allowed, ", "))
+}

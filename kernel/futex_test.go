@@ -1,0 +1,189 @@
+package kernel
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+func TestFutexErrors(t *testing.T) {
+	regimes(t, 1, func(t *testing.T, o Options) {
+		run(t, o, func(th *Thread) {
+			a := th.MustMmap(4096)
+			assert.ErrorIs(t, th.FutexWait(a, 1, 0, 0), unix.EAGAIN)
+			assert.ErrorIs(t, th.FutexWait(a+1, 0, 0, 0), unix.EINVAL)
+			assert.ErrorIs(t, th.FutexWait(8, 0, 0, 0), unix.EFAULT)
+			assert.ErrorIs(t, th.FutexWait(8, 0, 0, FutexShared), unix.EFAULT)
+			assert.ErrorIs(t, th.FutexWait(a, 0, 1000, 0), unix.ETIMEDOUT)
+			_, err := th.FutexWake(a+2, 1, 0)
+			assert.ErrorIs(t, err, unix.EINVAL)
+			_, err = th.FutexWake(8, 1, FutexShared)
+			assert.ErrorIs(t, err, unix.EFAULT)
+			n, err := th.FutexWake(a, 1, 0)
+			assert.NoError(t, err)
+			assert.Zero(t, n)
+		})
+	})
+}
+
+func TestFutexWakesNWaiters(t *testing.T) {
+	regimes(t, 3, func(t *testing.T, o Options) {
+		run(t, o, func(th *Thread) {
+			a := th.MustMmap(4096)
+			const n = 20
+			var ws []*Thread
+			for range n {
+				ws = append(ws, th.Go("w", func(w *Thread) {
+					w.Add32(a+4, 1)
+					for w.Load32(a) == 0 {
+						_ = w.FutexWait(a, 0, 0, 0)
+					}
+				}))
+			}
+			for th.Load32(a+4) < n {
+				th.Usleep(1)
+			}
+			woken := 0
+			th.Store32(a, 1)
+			for range 3 {
+				k, err := th.FutexWake(a, 3, 0)
+				assert.NoError(t, err)
+				assert.LessOrEqual(t, k, 3)
+				woken += k
+			}
+			k, err := th.FutexWake(a, 1<<30, 0)
+			assert.NoError(t, err)
+			assert.LessOrEqual(t, woken+k, n)
+			for _, w := range ws {
+				assert.NoError(t, th.Join(w))
+			}
+		})
+	})
+}
+
+func TestMutexExcludes(t *testing.T) {
+	regimes(t, 3, func(t *testing.T, o Options) {
+		run(t, o, func(th *Thread) {
+			a := th.MustMmap(8192)
+			mu := Mutex{Addr: a}
+			counter := a + 4096
+			var ws []*Thread
+			for range 3 {
+				ws = append(ws, th.Go("w", func(w *Thread) {
+					for range 15 {
+						mu.Lock(w)
+						v := w.Load64(counter)
+						assert.False(t, mu.TryLock(w))
+						w.Store64(counter, v+1)
+						mu.Unlock(w)
+					}
+				}))
+			}
+			for _, w := range ws {
+				assert.NoError(t, th.Join(w))
+			}
+			assert.Equal(t, uint64(45), th.Load64(counter))
+			assert.True(t, mu.TryLock(th))
+		})
+	})
+}
+
+func TestCondQueue(t *testing.T) {
+	regimes(t, 3, func(t *testing.T, o Options) {
+		run(t, o, func(th *Thread) {
+			a := th.MustMmap(4096)
+			mu, notEmpty := Mutex{Addr: a}, Cond{Addr: a + 64}
+			queued, sum, done := a+128, a+192, a+256
+			var ws []*Thread
+			for range 2 {
+				ws = append(ws, th.Go("consumer", func(w *Thread) {
+					for {
+						mu.Lock(w)
+						for w.Load32(queued) == 0 && w.Load32(done) == 0 {
+							notEmpty.Wait(w, &mu)
+						}
+						if w.Load32(queued) == 0 {
+							mu.Unlock(w)
+							return
+						}
+						w.Store32(queued, w.Load32(queued)-1)
+						w.Store32(sum, w.Load32(sum)+1)
+						mu.Unlock(w)
+					}
+				}))
+			}
+			for range 12 {
+				mu.Lock(th)
+				th.Store32(queued, th.Load32(queued)+1)
+				mu.Unlock(th)
+				notEmpty.Signal(th)
+			}
+			mu.Lock(th)
+			th.Store32(done, 1)
+			notEmpty.Broadcast(th)
+			mu.Unlock(th)
+			for _, w := range ws {
+				assert.NoError(t, th.Join(w))
+			}
+			assert.Equal(t, uint32(12), th.Load32(sum))
+			mu.Lock(th)
+			assert.ErrorIs(t, notEmpty.TimedWait(th, &mu, 500), unix.ETIMEDOUT)
+			assert.False(t, mu.TryLock(th), "held after a timeout")
+			mu.Unlock(th)
+		})
+	})
+}
+
+func TestBarrierAndSharedMutexAcrossProcesses(t *testing.T) {
+	regimes(t, 3, func(t *testing.T, o Options) {
+		run(t, o, func(th *Thread) {
+			sh := th.MustMmapShared(8192)
+			bar := Barrier{Addr: sh, N: 3, Shared: true}
+			mu := Mutex{Addr: sh + 64, Shared: true}
+			counter := sh + 4096
+			work := func(c *Thread) {
+				for round := range uint64(3) {
+					mu.Lock(c)
+					c.Store64(counter, c.Load64(counter)+1)
+					mu.Unlock(c)
+					bar.Wait(c)
+					assert.Equal(t, 3*(round+1), c.Load64(counter))
+					bar.Wait(c)
+				}
+			}
+			for range 2 {
+				_, err := th.Fork(work)
+				require.NoError(t, err)
+			}
+			work(th)
+			for range 2 {
+				_, _, err := th.Wait(-1)
+				assert.NoError(t, err)
+			}
+		})
+	})
+}
+
+func TestFutexTimeoutAgainstWake(t *testing.T) {
+	regimes(t, 2, func(t *testing.T, o Options) {
+		run(t, o, func(th *Thread) {
+			a := th.MustMmap(4096)
+			for range 10 {
+				var err error
+				w := th.Go("w", func(w *Thread) { err = w.FutexWait(a, 0, 300, 0) })
+				th.Compute(200)
+				n, werr := th.FutexWake(a, 1, 0)
+				assert.NoError(t, werr)
+				assert.NoError(t, th.Join(w))
+				if n == 1 {
+					assert.NoError(t, err, "woken is woken, whatever the clock says")
+				} else {
+					assert.True(t, errors.Is(err, unix.ETIMEDOUT), "%v", err)
+				}
+			}
+		})
+	})
+}

@@ -1,0 +1,188 @@
+package kernel
+
+import (
+	"errors"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
+)
+
+// Sysno is a system call's number on x86-64 Linux.
+type Sysno uint16
+
+// The system calls. Linux 2.6.29 arch/x86/include/asm/unistd_64.h; preadv and
+// pwritev are of 2.6.30.
+const (
+	SysRead          Sysno = 0
+	SysWrite         Sysno = 1
+	SysOpen          Sysno = 2
+	SysClose         Sysno = 3
+	SysLseek         Sysno = 8
+	SysMmap          Sysno = 9
+	SysMprotect      Sysno = 10
+	SysMunmap        Sysno = 11
+	SysBrk           Sysno = 12
+	SysRtSigaction   Sysno = 13
+	SysRtSigprocmask Sysno = 14
+	SysIoctl         Sysno = 16
+	SysPread64       Sysno = 17
+	SysPwrite64      Sysno = 18
+	SysReadv         Sysno = 19
+	SysWritev        Sysno = 20
+	SysSchedYield    Sysno = 24
+	SysMremap        Sysno = 25
+	SysMadvise       Sysno = 28
+	SysDup           Sysno = 32
+	SysNanosleep     Sysno = 35
+	SysClone         Sysno = 56
+	SysFork          Sysno = 57
+	SysVfork         Sysno = 58
+	SysExit          Sysno = 60
+	SysWait4         Sysno = 61
+	SysKill          Sysno = 62
+	SysFsync         Sysno = 74
+	SysGetppid       Sysno = 110
+	SysFutex         Sysno = 202
+	SysIoSetup       Sysno = 206
+	SysIoDestroy     Sysno = 207
+	SysIoGetevents   Sysno = 208
+	SysIoSubmit      Sysno = 209
+	SysClockGettime  Sysno = 228
+	SysExitGroup     Sysno = 231
+	SysTgkill        Sysno = 234
+	SysPreadv        Sysno = 295
+	SysPwritev       Sysno = 296
+)
+
+// String returns the system call's name.
+func (n Sysno) String() string {
+	switch n {
+	case SysRead:
+		return "read"
+	case SysWrite:
+		return "write"
+	case SysOpen:
+		return "open"
+	case SysClose:
+		return "close"
+	case SysLseek:
+		return "lseek"
+	case SysMmap:
+		return "mmap"
+	case SysMprotect:
+		return "mprotect"
+	case SysMunmap:
+		return "munmap"
+	case SysBrk:
+		return "brk"
+	case SysRtSigaction:
+		return "rt_sigaction"
+	case SysRtSigprocmask:
+		return "rt_sigprocmask"
+	case SysIoctl:
+		return "ioctl"
+	case SysPread64:
+		return "pread64"
+	case SysPwrite64:
+		return "pwrite64"
+	case SysReadv:
+		return "readv"
+	case SysWritev:
+		return "writev"
+	case SysSchedYield:
+		return "sched_yield"
+	case SysMremap:
+		return "mremap"
+	case SysMadvise:
+		return "madvise"
+	case SysDup:
+		return "dup"
+	case SysNanosleep:
+		return "nanosleep"
+	case SysClone:
+		return "clone"
+	case SysFork:
+		return "fork"
+	case SysVfork:
+		return "vfork"
+	case SysExit:
+		return "exit"
+	case SysWait4:
+		return "wait4"
+	case SysKill:
+		return "kill"
+	case SysFsync:
+		return "fsync"
+	case SysGetppid:
+		return "getppid"
+	case SysFutex:
+		return "futex"
+	case SysIoSetup:
+		return "io_setup"
+	case SysIoDestroy:
+		return "io_destroy"
+	case SysIoGetevents:
+		return "io_getevents"
+	case SysIoSubmit:
+		return "io_submit"
+	case SysClockGettime:
+		return "clock_gettime"
+	case SysExitGroup:
+		return "exit_group"
+	case SysTgkill:
+		return "tgkill"
+	case SysPreadv:
+		return "preadv"
+	case SysPwritev:
+		return "pwritev"
+	}
+	return "sys_" + strconv.Itoa(int(n))
+}
+
+// enter takes the thread from user mode into the kernel. Every system call begins
+// with it and ends with leave; there is no deferred leave, because a run that is cut
+// short unwinds through the kernel's frames without touching anything.
+func (t *Thread) enter(nr Sysno, arg0, arg1 uint64) *sched.Task {
+	task := t.task
+	if task.SignalPending() {
+		t.takeSignals()
+	}
+	task.User = false
+	c := task.C
+	c.Trace.Inc(trace.EmuSyscalls)
+	c.Charge(c.Cost.Syscall)
+	c.Trace.Event(trace.EvSyscallEnter, c.Now(), uint64(nr), arg0, arg1)
+	return task
+}
+
+// leave takes the thread back to user mode: it gives way if somebody else should
+// run, and takes signals. ret is the result, or minus the error number. A call that
+// achieved something counts as progress for livelock detection.
+func (t *Thread) leave(nr Sysno, ret int64) {
+	task := t.task
+	c := task.C
+	c.Trace.Event(trace.EvSyscallExit, c.Now(), uint64(nr), uint64(ret), 0)
+	if ret > 0 || ret == 0 && nr != SysSchedYield && nr != SysWait4 && nr != SysIoGetevents {
+		task.Progress()
+	}
+	task.CondResched()
+	task.User = true
+	if task.SignalPending() {
+		t.takeSignals()
+	}
+}
+
+// result encodes a system call's outcome as the kernel does in a register.
+func result(n int64, err error) int64 {
+	if err == nil {
+		return n
+	}
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return -int64(errno)
+	}
+	return -int64(unix.EIO)
+}

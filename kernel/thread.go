@@ -1,0 +1,205 @@
+package kernel
+
+import (
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cowlab/cowlab/kernel/lock"
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
+	"github.com/cowlab/cowlab/mm"
+)
+
+// Thread is a thread of a process: the user function and, in its system calls,
+// the kernel working for it.
+//
+// Its methods are the machine's instructions (Load64, Store64, CAS32, Read, Write)
+// and system calls (Fork, Mmap, Wait, ...). They must be called on the thread's own
+// stack: a function passed to Fork or Go gets a Thread of its own and must use that
+// one. Methods that are for anybody say so.
+type Thread struct {
+	m    *Machine    // immutable
+	p    *Process    // immutable
+	task *sched.Task // immutable
+	tid  int         // immutable once the thread runs
+
+	fn       func(*Thread) // immutable
+	exiting  bool          // the user function is being unwound. Owner.
+	exitCode int           // argument of ExitThread. Owner.
+
+	pending sigset         // signals for this thread; protected by the process's sighand
+	infos   []SigInfo      // of pending; protected by the process's sighand
+	blocked sigsetWord     // atomic; written by the owner
+	ended   bool           // protected by tasklist
+	joiners lock.WaitQueue // who waits for the thread to end
+
+	fq      futexWaiter // the thread's place in a futex queue
+	lastNS  uint64      // last value of ClockGettime. Owner.
+	scratch []byte      // a page, for Fill. Owner.
+	aio     submission  // Owner.
+}
+
+// threadExit is the panic that unwinds a user function whose thread ends. The
+// deferred functions of the user function run; one that recovers the panic only
+// delays it until the thread's next access or system call.
+type threadExit struct{ t *Thread }
+
+// newThread makes a thread and its task, which does not run yet.
+func (p *Process) newThread(fn func(*Thread)) *Thread {
+	m := p.m
+	th := &Thread{m: m, p: p, fn: fn}
+	th.joiners.Init(m.sched)
+	th.fq.t = th
+	return th
+}
+
+// newTask makes the thread's task. space is its address space, with a user
+// reference that becomes the task's, or nil.
+func (th *Thread) newTask(name string, space *mm.MM) {
+	m := th.m
+	th.task = m.sched.NewTask(sched.TaskOptions{Name: name}, th.main)
+	th.task.Owner = th
+	m.sys.InitTask(th.task, space)
+	if m.opts.Events {
+		m.taskNames.add(th.task.ID, name)
+	}
+}
+
+// main is the thread's life.
+func (th *Thread) main(*sched.Task) {
+	if th.p.space != nil || th.exec() {
+		th.userMode()
+	}
+	th.doExit()
+}
+
+// userMode runs the user function, and returns when it has returned or the
+// thread's end has unwound it.
+func (th *Thread) userMode() {
+	defer func() {
+		if th.exiting {
+			if r := recover(); r != nil {
+				if e, ok := r.(threadExit); !ok || e.t != th {
+					panic(r)
+				}
+			}
+		}
+	}()
+	task := th.task
+	task.User = true
+	if task.SignalPending() {
+		th.takeSignals()
+	}
+	th.fn(th)
+	task.User = false
+	if th.tid == th.p.pid && !th.exiting {
+		th.groupExit(Exited(0)) // main returned: exit(0)
+	}
+}
+
+// unwind leaves the user function for good.
+func (th *Thread) unwind() {
+	th.exiting = true
+	panic(threadExit{th})
+}
+
+// Machine returns the machine. For anybody.
+func (t *Thread) Machine() *Machine { return t.m }
+
+// Process returns the thread's process. For anybody.
+func (t *Thread) Process() *Process { return t.p }
+
+// Task returns the scheduler's task, for code that works inside the kernel (a
+// driver that pins user memory, say). It must set Task.User to false meanwhile;
+// see Thread.Kernel. For anybody.
+func (t *Thread) Task() *sched.Task { return t.task }
+
+// MM returns the process's address space.
+func (t *Thread) MM() *mm.MM { return t.p.space }
+
+// Tid returns the thread's number (gettid); that of a process's first thread is
+// the process's. For anybody.
+func (t *Thread) Tid() int { return t.tid }
+
+// Getpid returns the number of the thread's process. For anybody.
+func (t *Thread) Getpid() int { return t.p.pid }
+
+// Getppid returns the number of the parent process, 0 if the process was made by
+// Start or Run or its parent has ended.
+func (t *Thread) Getppid() int {
+	task := t.enter(SysGetppid, 0, 0)
+	t.m.tasklist.Lock(task)
+	ppid := t.p.parent.pid
+	t.m.tasklist.Unlock(task)
+	t.leave(SysGetppid, int64(ppid))
+	return ppid
+}
+
+// CPU returns the number of the processor that the thread runs on. It may change
+// at every access.
+func (t *Thread) CPU() int { return t.task.C.ID }
+
+// Go starts another thread of the same process that runs fn: pthread_create. Both
+// use the same emulated memory. The new thread ends when fn returns or calls
+// ExitThread, and at the latest when the process ends: as in C, when the function
+// of the first thread returns, all others are killed, so Join them before.
+func (t *Thread) Go(name string, fn func(*Thread)) *Thread {
+	task := t.enter(SysClone, 0, 0)
+	p := t.p
+	th := p.newThread(fn)
+	p.space.MMGet(task)
+	if !p.addThread(task, th, name) {
+		p.space.MMPut(task)
+		t.leave(SysClone, result(0, unix.EINTR)) // does not return: we are being killed ourselves
+		return nil
+	}
+	task.C.Trace.Inc(trace.EmuClone)
+	t.started(th)
+	t.m.sched.Start(task, th.task)
+	t.leave(SysClone, int64(th.tid))
+	return th
+}
+
+// started records that t has made th.
+func (t *Thread) started(th *Thread) {
+	c := t.task.C
+	c.Trace.Event(trace.EvTaskStart, c.Now(), uint64(th.task.ID), uint64(t.task.ID), 0)
+}
+
+// Join waits until th has ended: pthread_join. Signals are taken meanwhile. Joining
+// oneself or a thread of another process is EDEADLK or EINVAL; nil is EINVAL.
+func (t *Thread) Join(th *Thread) error {
+	switch {
+	case th == nil || th.p != t.p:
+		return unix.EINVAL
+	case th == t:
+		return unix.EDEADLK
+	}
+	for {
+		task := t.enter(SysFutex, 0, uint64(th.tid))
+		err := th.joiners.WaitEventInterruptible(task, func() bool {
+			t.m.tasklist.Lock(task)
+			ended := th.ended
+			t.m.tasklist.Unlock(task)
+			return ended
+		})
+		t.leave(SysFutex, result(0, err))
+		if err == nil {
+			return nil
+		}
+	}
+}
+
+// Kernel runs fn as kernel code of the thread, as a system call of a driver does:
+// fn gets the thread's task and may call into package mm and others. It must not
+// touch user memory through the thread. Fn's error is returned.
+func (t *Thread) Kernel(fn func(task *sched.Task) error) error {
+	task := t.enter(SysIoctl, 0, 0)
+	err := fn(task)
+	t.leave(SysIoctl, result(0, err))
+	return err
+}
+
+// childName names a forked child.
+func (p *Process) childName(pid int) string { return p.name + "." + strconv.Itoa(pid) }

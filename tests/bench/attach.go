@@ -1,0 +1,68 @@
+package bench
+
+import (
+	"time"
+	"unsafe"
+
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/mm/page"
+	"github.com/cowlab/cowlab/tests/speed"
+)
+
+// Attach gives the rows of speed.Catalog their emulated sides. Machines are booted
+// from hosts when a row first runs; cleanup shuts them down. Rows that this stage of
+// the emulator cannot run stay without an emulated side, which the report shows as
+// "not built yet".
+//
+// The sides take turns on the same machines: run the rows one after the other, as
+// speed.Measure does. If Measure left a batch behind (its note says so), the
+// process should end without cleanup.
+func Attach(ops []speed.Op, hosts *kernel.Hosts) (cleanup func(), err error) {
+	l := newLab(hosts, duoMemory, true /* prefault */, nil)
+	sides := map[string]func(n int) time.Duration{
+		"load-hit":      l.on(&l.duo, loadHit),
+		"store-hit":     l.on(&l.duo, storeHit),
+		"copy-1m":       l.on(&l.duo, copyMiB),
+		"walk":          l.on(&l.duo, walk),
+		"fault-minor":   l.on(&l.duo, faultMinor),
+		"populate":      l.on(&l.duo, populate),
+		"cow-copy":      l.on(&l.duo, cowCopy),
+		"cow-reuse":     l.on(&l.duo, cowReuse),
+		"fork-fixed":    l.on(&l.duo, forkFixed),
+		"fork-page":     l.on(&l.duo, forkPage),
+		"exit-page":     l.on(&l.duo, exitPage),
+		"munmap-page":   l.on(&l.duo, munmap),
+		"mprotect-page": l.on(&l.duo, mprotect),
+		"gup-fast":      l.on(&l.duo, gupFast),
+		"gup-slow":      l.on(&l.duo, gupSlow),
+		"tlb-flush-2":   l.on(&l.duo, tlbFlush),
+		"tlb-flush-4":   l.on(&l.quad, tlbFlush),
+		"switch":        l.on(&l.uni, futexPingPong),
+		"scale-fault":   l.on(&l.duo, faultTogether(2)),
+		"scale-gup":     l.on(&l.duo, gupTogether(2)),
+	}
+	base := map[string]func(n int) time.Duration{
+		"scale-fault": l.on(&l.duo, faultTogether(1)),
+		"scale-gup":   l.on(&l.duo, gupTogether(1)),
+	}
+	values := map[string]func() (float64, error){
+		"struct-page": func() (float64, error) { return float64(unsafe.Sizeof(page.Page{})), nil },
+		"host-memory": hostMemory,
+	}
+	for name, fn := range sides {
+		if err := speed.Attach(ops, name, fn); err != nil {
+			return l.close, err
+		}
+	}
+	for name, fn := range base {
+		if err := speed.AttachBase(ops, name, fn); err != nil {
+			return l.close, err
+		}
+	}
+	for name, fn := range values {
+		if err := speed.AttachValue(ops, name, fn); err != nil {
+			return l.close, err
+		}
+	}
+	return l.close, nil
+}

@@ -1,0 +1,184 @@
+package matrix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/workload"
+)
+
+// Cell is one policy on one workload.
+type Cell struct {
+	Policy   string `json:"policy"`
+	Workload string `json:"workload"`
+	// Params are the parameters that differ from the defaults, as "a=0".
+	Params string `json:"params"`
+	// Verdict is the gravest thing seen, Also the others.
+	Verdict workload.Verdict   `json:"verdict"`
+	Also    []workload.Verdict `json:"also"`
+	// Bound says how far was searched.
+	Bound string `json:"bound"`
+	// Token replays the verdict; empty if it was only seen in the parallel regime, or
+	// if there is nothing to replay.
+	Token string `json:"token"`
+	// Detail is the evidence.
+	Detail string `json:"detail"`
+}
+
+// Table is a result of the matrix.
+type Table struct {
+	Cells []Cell `json:"cells"`
+}
+
+// Options say what to run. The zero value runs nothing.
+type Options struct {
+	Policies  []mm.Policy
+	Workloads []*workload.Workload
+	// Schedules is how many schedules of the small form each cell is searched with.
+	Schedules int
+	// Seed numbers the searches: the same seed searches the same schedules.
+	Seed uint64
+	// Parallel is how often the default size is run in the parallel regime.
+	Parallel int
+	// Workers is how many host threads search; zero means GOMAXPROCS.
+	Workers int
+	// Progress, if not nil, is told what is being done, and how far it is (0 to 1).
+	Progress func(what string, done float64)
+}
+
+// Run fills the table. When ctx ends, it returns what was found so far with ctx's error.
+func Run(ctx context.Context, o Options) (*Table, error) {
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	type job struct {
+		w       *workload.Workload
+		variant string
+		p       mm.Policy
+	}
+	var jobs []job
+	for _, w := range o.Workloads {
+		variants := w.Variants
+		if len(variants) == 0 {
+			variants = []string{""}
+		}
+		for _, v := range variants {
+			for _, p := range o.Policies {
+				jobs = append(jobs, job{w, v, p})
+			}
+		}
+	}
+	t := &Table{Cells: []Cell{}}
+	for i, j := range jobs {
+		if ctx.Err() != nil {
+			return t, ctx.Err()
+		}
+		if o.Progress != nil {
+			o.Progress(fmt.Sprintf("%s on %s %s", j.p.Name(), j.w.Name, j.variant), float64(i)/float64(len(jobs)))
+		}
+		c, err := runCell(ctx, j.w, j.variant, j.p, hosts, &o)
+		if err != nil && !errors.Is(err, context.Canceled) {
+			return t, err
+		}
+		t.Cells = append(t.Cells, *c)
+	}
+	return t, ctx.Err()
+}
+
+// runCell establishes one cell.
+func runCell(ctx context.Context, w *workload.Workload, variant string, p mm.Policy, hosts *kernel.Hosts, o *Options) (*Cell, error) {
+	c := &Cell{Policy: p.Name(), Workload: w.Name, Params: variant, Verdict: workload.Safe, Also: []workload.Verdict{}}
+	small, err := w.Parse(variant, true)
+	if err != nil {
+		return c, err
+	}
+	seen := map[workload.Verdict]string{} // verdict -> evidence
+	tokens := map[workload.Verdict]string{}
+	var bounds []string
+	if o.Schedules > 0 {
+		rep, err := explore.Search(ctx, *Target(w, small, p, hosts), explore.Options{
+			Schedules: uint64(o.Schedules), Seed: o.Seed, Workers: o.Workers,
+		})
+		if err != nil {
+			return c, err
+		}
+		for _, wit := range rep.Witnesses {
+			if wit.Verdict == explore.Safe {
+				continue
+			}
+			v := workload.Verdict(wit.Verdict)
+			if !slices.Contains(workload.Verdicts(), v) {
+				return c, fmt.Errorf("%s under %s: %s: %s (%s)", w.Name, p.Name(), wit.Verdict, wit.Detail, wit.Token)
+			}
+			seen[v] = fmt.Sprintf("%s; in %d of %d schedules", wit.Detail, rep.ByVerdict[wit.Verdict], rep.Schedules)
+			tokens[v] = wit.Token.String()
+		}
+		bounds = append(bounds, fmt.Sprintf("%d schedules of %d points (median)", rep.Schedules, rep.StepsMedian))
+	}
+	full, err := w.Parse(variant, false)
+	if err != nil {
+		return c, err
+	}
+	hits, ran := 0, 0
+	for range o.Parallel {
+		if ctx.Err() != nil {
+			break
+		}
+		out, err := parallel(ctx, w, full, p, hosts)
+		if err != nil {
+			return c, err
+		}
+		ran++
+		if out.Verdict != workload.Safe {
+			hits++
+		}
+		for _, f := range out.Findings {
+			if _, ok := seen[f.Verdict]; !ok {
+				seen[f.Verdict] = f.String() + "; parallel regime"
+			}
+		}
+		if len(out.Problems) > 0 && out.Verdict == workload.Safe {
+			return c, fmt.Errorf("%s under %s: %s", w.Name, p.Name(), strings.Join(out.Problems, "; "))
+		}
+	}
+	if ran > 0 {
+		bounds = append(bounds, fmt.Sprintf("%d of %d parallel runs showed something", hits, ran))
+	}
+	c.Bound = strings.Join(bounds, ", ")
+	for _, v := range workload.Verdicts() {
+		detail, ok := seen[v]
+		if !ok {
+			continue
+		}
+		if c.Verdict == workload.Safe {
+			c.Verdict, c.Detail, c.Token = v, detail, tokens[v]
+		} else {
+			c.Also = append(c.Also, v)
+		}
+	}
+	if c.Verdict.Corrupts() && p.Claims()&w.Needs != w.Needs {
+		c.Also = append(c.Also, workload.NotCovered)
+	}
+	return c, nil
+}
+
+// parallel runs the default size once.
+func parallel(ctx context.Context, w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.Hosts) (*workload.Outcome, error) {
+	var stop func() bool
+	out, err := workload.Execute(w, workload.Options{
+		Policy: p, Values: v, Regime: sched.Parallel, Hosts: hosts, ForceHooks: true,
+		Booted: func(m *kernel.Machine) {
+			stop = context.AfterFunc(ctx, func() { m.Stop("interrupted") })
+		},
+	})
+	if stop != nil {
+		stop()
+	}
+	return out, err
+}

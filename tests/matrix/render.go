@@ -1,0 +1,162 @@
+package matrix
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/cowlab/cowlab/tests/workload"
+)
+
+// column is what a column of the table is: a workload with parameters.
+type column struct{ workload, params string }
+
+func (c column) String() string {
+	if c.params == "" {
+		return c.workload
+	}
+	return c.workload + " " + c.params
+}
+
+// axes returns the policies and columns in the order in which they first appear.
+func (t *Table) axes() (policies []string, columns []column) {
+	seenP, seenC := map[string]bool{}, map[column]bool{}
+	for _, c := range t.Cells {
+		if !seenP[c.Policy] {
+			seenP[c.Policy] = true
+			policies = append(policies, c.Policy)
+		}
+		if k := (column{c.Workload, c.Params}); !seenC[k] {
+			seenC[k] = true
+			columns = append(columns, k)
+		}
+	}
+	return policies, columns
+}
+
+// Cell returns the cell, nil if it is not in the table.
+func (t *Table) Cell(policy, workload, params string) *Cell {
+	for i := range t.Cells {
+		if c := &t.Cells[i]; c.Policy == policy && c.Workload == workload && c.Params == params {
+			return c
+		}
+	}
+	return nil
+}
+
+// words is a cell's verdicts in a table.
+func (c *Cell) words() string {
+	s := string(c.Verdict)
+	var also []string
+	for _, v := range c.Also {
+		if v != workload.NotCovered {
+			also = append(also, string(v))
+		}
+	}
+	if len(also) > 0 {
+		s += " (" + strings.Join(also, ", ") + ")"
+	}
+	return s
+}
+
+// WriteText writes the table and the evidence for every cell.
+func (t *Table) WriteText(w io.Writer) error {
+	policies, columns := t.axes()
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprint(tw, "POLICY")
+	for _, c := range columns {
+		fmt.Fprintf(tw, "\t%s", c)
+	}
+	fmt.Fprintln(tw)
+	for _, p := range policies {
+		fmt.Fprint(tw, p)
+		for _, c := range columns {
+			word := "-"
+			if cell := t.Cell(p, c.workload, c.params); cell != nil {
+				word = cell.words()
+			}
+			fmt.Fprintf(tw, "\t%s", word)
+		}
+		fmt.Fprintln(tw)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	for _, c := range t.Cells {
+		fmt.Fprintf(w, "%s on %s: %s\n", c.Policy, column{c.Workload, c.Params}, c.words())
+		if c.Detail != "" {
+			fmt.Fprintf(w, "    %s\n", c.Detail)
+		}
+		if c.Token != "" {
+			fmt.Fprintf(w, "    cowlab replay %s\n", c.Token)
+		}
+		fmt.Fprintf(w, "    searched: %s\n", c.Bound)
+	}
+	return nil
+}
+
+// WriteMarkdown writes the table alone, for a README.
+func (t *Table) WriteMarkdown(w io.Writer) error {
+	policies, columns := t.axes()
+	fmt.Fprint(w, "| policy |")
+	for _, c := range columns {
+		fmt.Fprintf(w, " %s |", c)
+	}
+	fmt.Fprint(w, "\n|---|")
+	for range columns {
+		fmt.Fprint(w, "---|")
+	}
+	fmt.Fprintln(w)
+	for _, p := range policies {
+		fmt.Fprintf(w, "| `%s` |", p)
+		for _, c := range columns {
+			word := "-"
+			if cell := t.Cell(p, c.workload, c.params); cell != nil {
+				word = cell.words()
+			}
+			fmt.Fprintf(w, " %s |", word)
+		}
+		if _, err := fmt.Fprintln(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// WriteJSON writes one object with the field "cells".
+func (t *Table) WriteJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(t)
+}
+
+// ReadJSON reads what WriteJSON wrote.
+func ReadJSON(r io.Reader) (*Table, error) {
+	var t Table
+	d := json.NewDecoder(r)
+	if err := d.Decode(&t); err != nil {
+		return nil, fmt.Errorf("not a stored matrix: %w", err)
+	}
+	if t.Cells == nil {
+		return nil, fmt.Errorf("not a stored matrix: no field \"cells\"")
+	}
+	return &t, nil
+}
+
+// Differences compares the verdicts of the table with expected ones, cell by cell. A cell
+// that was expected but not run is a difference only if its policy and workload were.
+func (t *Table) Differences(want *Table) []string {
+	var diffs []string
+	for _, c := range t.Cells {
+		switch w := want.Cell(c.Policy, c.Workload, c.Params); {
+		case w == nil:
+			diffs = append(diffs, fmt.Sprintf("%s on %s: %s, but nothing was expected", c.Policy, column{c.Workload, c.Params}, c.Verdict))
+		case w.Verdict != c.Verdict:
+			diffs = append(diffs, fmt.Sprintf("%s on %s: %s, expected %s", c.Policy, column{c.Workload, c.Params}, c.Verdict, w.Verdict))
+		}
+	}
+	return diffs
+}

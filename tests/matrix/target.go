@@ -1,0 +1,91 @@
+package matrix
+
+import (
+	"fmt"
+	"sort"
+
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/workload"
+)
+
+// Target makes the small form of a workload under a policy something to explore. v
+// holds all parameters; hosts pools machines between runs.
+func Target(w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.Hosts) *explore.Target {
+	t := &explore.Target{Name: w.Name, Policy: p.Name(), Params: params(w, v)}
+	t.Run = func(s sched.Strategy, o sched.Observer) explore.Observation {
+		out, err := workload.Execute(w, workload.Options{
+			Policy: p, Values: v, Small: true, Regime: sched.Free, Strategy: s, Observer: o, Hosts: hosts,
+		})
+		if err != nil {
+			return explore.Observation{Verdict: explore.Panicked, Detail: err.Error()}
+		}
+		return observe(out)
+	}
+	return t
+}
+
+// CaptureOptions tell a capture how the machine's objects are called and what they hold.
+func CaptureOptions() explore.CaptureOptions {
+	return explore.CaptureOptions{
+		Describe: func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).DescribeObj(o) },
+		Name:     func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).NameObj(o) },
+		Funcs:    mm.KernelNames(),
+	}
+}
+
+// params lists the values that differ from the small form's own: what a token needs.
+func params(w *workload.Workload, v workload.Values) []explore.Param {
+	base := w.Values(true)
+	var out []explore.Param
+	for _, p := range w.Params {
+		if v[p.Name] != base[p.Name] {
+			out = append(out, explore.Param{Key: p.Name, Value: fmt.Sprint(v[p.Name])})
+		}
+	}
+	return out
+}
+
+// observe turns an outcome into what a search counts. A run in which a system call
+// failed that should have worked is no verdict on the policy: it is reported as
+// "broken", so that it cannot hide among the safe ones.
+func observe(out *workload.Outcome) explore.Observation {
+	o := explore.Observation{
+		Verdict: string(out.Verdict), Steps: out.Points, State: State(out), Result: out.Result,
+	}
+	if f := out.First(); f != nil {
+		o.Detail = f.String()
+	}
+	if out.Verdict == workload.Safe && len(out.Problems) > 0 {
+		o.Verdict, o.Detail = Broken, out.Problems[0]
+	}
+	return o
+}
+
+// Broken is the verdict word of runs in which the program itself did not work.
+const Broken = "broken"
+
+// State is a digest of how a run ended: findings, counters, virtual time and points.
+// Two runs of the same choices have the same State, in any process.
+func State(out *workload.Outcome) uint64 {
+	var h explore.StateHash
+	h.PutString("verdict", string(out.Verdict))
+	lines := make([]string, 0, len(out.Findings))
+	for _, f := range out.Findings {
+		lines = append(lines, f.String())
+	}
+	sort.Strings(lines)
+	for _, l := range lines {
+		h.PutString("finding", l)
+	}
+	for i, c := range out.Counters {
+		h.PutUint(fmt.Sprint("counter", i), c)
+	}
+	h.PutUint("ns", out.NS)
+	h.PutUint("points", out.Points)
+	h.Put("disk", out.Disk)
+	return h.Sum()
+}

@@ -1,0 +1,34 @@
+// Package vmtest is for authors of Go tests that need a virtual-memory system to test
+// against.
+//
+// New boots a machine for one test and checks, when the test ends, that every invariant
+// of the memory manager holds and that nothing leaks:
+//
+//	func TestForkSeesOldBytes(t *testing.T) {
+//		vm := vmtest.New(t, kernel.Options{CPUs: 2})
+//		vm.Run(func(th *kernel.Thread) {
+//			p := th.MustMmap(4096)
+//			th.Store64(p, 1)
+//			pid, err := th.Fork(func(c *kernel.Thread) {
+//				if got := c.Load64(p); got != 1 {
+//					t.Errorf("child sees %d", got)
+//				}
+//			})
+//			if err != nil {
+//				t.Fatal(err)
+//			}
+//			th.Store64(p, 2)
+//			th.Wait(pid)
+//		})
+//	}
+//
+// EverySchedule runs the same kind of function under many schedules of the free regime.
+// When one fails it prints the command that runs this schedule alone:
+//
+//	COWLAB_SCHEDULE=cl1.TestMine.stock.r.1f3a.9fnzn go test -run '^TestMine$' .
+//
+// User functions run on the machine's own coroutines, not on the test's goroutine. They
+// may call any method of testing.T, Fatal included: that ends the machine, and then the
+// test. They must not block in Go (on channels, mutexes, time.Sleep): the machine would
+// stand still, which is reported after a while, with the name of the task.
+package vmtest

@@ -1,0 +1,154 @@
+package vmtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/mm"
+)
+
+// scheduleVar names the environment variable that holds a token.
+const scheduleVar = "COWLAB_SCHEDULE"
+
+// Bound says how far EverySchedule searches.
+type Bound struct {
+	// Schedules is how many schedules to run; zero means 200.
+	Schedules int
+	// Seed selects them; another seed gives others.
+	Seed uint64
+	// Options describe the machine. Regime and Strategy are EverySchedule's; zero
+	// Memory means 1 MiB and zero CPUs 2, so that a schedule is quickly run.
+	Options kernel.Options
+}
+
+// EverySchedule runs fn as the first process of a machine of its own under many schedules
+// of the free regime, random ones and such as PCT chooses, and fails the test at the first
+// that goes wrong: a failed test, a deadlock, a livelock, a BUG, a process killed by a
+// signal, a violated invariant, a leak. The failure says how to run that schedule alone.
+//
+// fn must depend on nothing but the machine: no host clock, no random numbers, no Go
+// variables that survive from one run to the next.
+func EverySchedule(tb testing.TB, b Bound, fn func(*kernel.Thread)) {
+	tb.Helper()
+	if b.Schedules == 0 {
+		b.Schedules = 200
+	}
+	o := b.Options
+	o.Regime = sched.Free
+	if o.Memory == 0 {
+		o.Memory = 1 << 20
+	}
+	if o.CPUs == 0 {
+		o.CPUs = 2
+	}
+	if o.StepLimit == 0 {
+		o.StepLimit = 200_000
+	}
+	if o.Hosts == nil {
+		o.Hosts = kernel.NewHosts()
+		defer o.Hosts.Close()
+	}
+	policy := "stock"
+	if o.Policy != nil {
+		policy = o.Policy.Name()
+	}
+	target := explore.Target{Name: tb.Name(), Policy: policy, Run: func(s sched.Strategy, ob sched.Observer) explore.Observation {
+		return once(tb, o, s, ob, fn)
+	}}
+	spec, err := scheduleFromEnv(tb)
+	if err != nil {
+		tb.Fatalf("vmtest: %v", err)
+	}
+	if spec != nil {
+		story := explore.Capture(target, *spec, explore.CaptureOptions{
+			Describe: func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).DescribeObj(o) },
+			Name:     func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).NameObj(o) },
+			Funcs:    mm.KernelNames(),
+		})
+		tb.Logf("vmtest: %s\n%s", story.Verdict, story.Diagram(explore.DiagramOptions{}))
+		if story.Verdict != explore.Safe {
+			tb.Fatalf("vmtest: %s: %s", story.Verdict, story.Detail)
+		}
+		return
+	}
+	// One worker: the test's own functions are not made to run at once.
+	r, err := explore.Search(context.Background(), target, explore.Options{
+		Schedules: uint64(b.Schedules), Seed: b.Seed, Workers: 1, StopAtFirst: true,
+	})
+	if err != nil {
+		tb.Fatalf("vmtest: %v", err)
+	}
+	if w := r.FirstBad(); w != nil {
+		tb.Fatalf("vmtest: schedule %d of %d: %s: %s\nrun it alone with\n  %s",
+			w.Schedule+1, b.Schedules, w.Verdict, w.Detail, command(tb.Name(), w.Token.String()))
+	}
+}
+
+// once runs fn under one schedule.
+func once(tb testing.TB, o kernel.Options, s sched.Strategy, ob sched.Observer, fn func(*kernel.Thread)) explore.Observation {
+	failed := tb.Failed()
+	o.Strategy = s
+	m, err := kernel.Boot(o)
+	if err != nil {
+		return explore.Observation{Verdict: "error", Detail: err.Error()}
+	}
+	defer m.Shutdown()
+	if ob != nil {
+		m.Sched().SetObserver(ob)
+	}
+	out := m.Run(fn)
+	obs := explore.Observation{Verdict: explore.Safe, Steps: out.Steps, Result: out.Result}
+	switch err := out.Err(); {
+	case tb.Failed() && !failed:
+		obs.Verdict, obs.Detail = "failed", "the test's own checks failed"
+	case err != nil:
+		obs.Verdict, obs.Detail = out.Reason.String(), err.Error()
+		if out.Reason == sched.Quiet {
+			obs.Verdict = "failed"
+		}
+	default:
+		if p := problems(m); len(p) > 0 {
+			obs.Verdict, obs.Detail = "bug", strings.Join(p, "\n")
+		}
+	}
+	var h explore.StateHash
+	h.PutString("verdict", obs.Verdict)
+	h.PutUint("steps", out.Steps)
+	h.PutUint("ns", out.NS)
+	obs.State = h.Sum()
+	return obs
+}
+
+// scheduleFromEnv reads the token that names the one schedule to run, nil if none is
+// asked for.
+func scheduleFromEnv(tb testing.TB) (*explore.Spec, error) {
+	text := os.Getenv(scheduleVar)
+	if text == "" {
+		return nil, nil
+	}
+	tok, err := explore.ParseToken(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", scheduleVar, err)
+	}
+	if tok.Target != tb.Name() {
+		return nil, nil // it is another test's
+	}
+	return &tok.Spec, nil
+}
+
+// command is what runs a schedule of a test alone.
+func command(test, token string) string {
+	parts := strings.Split(test, "/")
+	for i, p := range parts {
+		parts[i] = "^" + regexp.QuoteMeta(p) + "$"
+	}
+	return fmt.Sprintf("%s=%s go test -run '%s' .", scheduleVar, token, strings.Join(parts, "/"))
+}

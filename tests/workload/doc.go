@@ -1,0 +1,13 @@
+// Package workload has the programs that policies are judged by, as user programs of
+// the emulated kernel, with their parameters and with exact verification: the three
+// programs of the thread, dma_thread, forkscrew and forkscrewreverse.
+//
+// A workload runs in two sizes. The default size is for the parallel regime and for
+// costs; the small form, a few pages and two workers, is for the deterministic
+// regimes, where every schedule counts.
+//
+// What a run reports is what was observed: a Verdict and the evidence for it. Nothing
+// here knows which policy is supposed to do what.
+//
+// To add a workload: fill in a Workload, add it to All, run the matrix.
+package workload

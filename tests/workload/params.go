@@ -1,0 +1,122 @@
+package workload
+
+import (
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// Param is a parameter of a workload: a flag of the command, a field of a token.
+type Param struct {
+	// Name is the flag's name, as the thread's program has it where it has one.
+	Name string
+	// Usage is a line of help.
+	Usage string
+	// Default is the value for the parallel regime, Small that of the small form.
+	Default, Small int64
+	// Min and Max bound the value, both inclusive.
+	Min, Max int64
+	// Multiple, if not zero, is what the value must be a multiple of.
+	Multiple int64
+}
+
+// Values are a workload's parameters with their values.
+type Values map[string]int64
+
+// Int returns a value as an int.
+func (v Values) Int(name string) int { return int(v[name]) }
+
+// Values returns the workload's default values, or those of the small form.
+func (w *Workload) Values(small bool) Values {
+	v := make(Values, len(w.Params))
+	for _, p := range w.Params {
+		v[p.Name] = p.Default
+		if small {
+			v[p.Name] = p.Small
+		}
+	}
+	return v
+}
+
+// Validate reports the first value that is out of its bounds.
+func (w *Workload) Validate(v Values) error {
+	for name := range v {
+		if w.param(name) == nil {
+			return fmt.Errorf("%s has no parameter %q (it has %s)", w.Name, name, strings.Join(w.paramNames(), ", "))
+		}
+	}
+	for _, p := range w.Params {
+		x := v[p.Name]
+		if x < p.Min || x > p.Max {
+			return fmt.Errorf("%s: %s is %d, must be %d to %d", w.Name, p.Name, x, p.Min, p.Max)
+		}
+		if p.Multiple != 0 && x%p.Multiple != 0 {
+			return fmt.Errorf("%s: %s is %d, must be a multiple of %d", w.Name, p.Name, x, p.Multiple)
+		}
+	}
+	if w.Valid != nil {
+		return w.Valid(v)
+	}
+	return nil
+}
+
+func (w *Workload) param(name string) *Param {
+	for i := range w.Params {
+		if w.Params[i].Name == name {
+			return &w.Params[i]
+		}
+	}
+	return nil
+}
+
+func (w *Workload) paramNames() []string {
+	var names []string
+	for _, p := range w.Params {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+// Format writes the values that differ from the form's own, as "a=512,w=2": what
+// tokens and tables show. The order is the workload's.
+func (w *Workload) Format(v Values, small bool) string {
+	base := w.Values(small)
+	var parts []string
+	for _, p := range w.Params {
+		if v[p.Name] != base[p.Name] {
+			parts = append(parts, fmt.Sprintf("%s=%d", p.Name, v[p.Name]))
+		}
+	}
+	return strings.Join(parts, ",")
+}
+
+// Parse reads what Format wrote, on top of the form's own values.
+func (w *Workload) Parse(s string, small bool) (Values, error) {
+	v := w.Values(small)
+	if s == "" {
+		return v, nil
+	}
+	for _, part := range strings.Split(s, ",") {
+		name, val, ok := strings.Cut(part, "=")
+		if !ok || w.param(name) == nil {
+			return nil, fmt.Errorf("%s has no parameter %q (it has %s)", w.Name, name, strings.Join(w.paramNames(), ", "))
+		}
+		n, err := strconv.ParseInt(val, 0, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %s wants a number, not %q", w.Name, name, val)
+		}
+		v[name] = n
+	}
+	return v, w.Validate(v)
+}
+
+// Names returns the names of values, sorted: for tests.
+func (v Values) Names() []string {
+	names := make([]string, 0, len(v))
+	for n := range v {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return names
+}

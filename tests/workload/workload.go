@@ -1,0 +1,385 @@
+package workload
+
+import (
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/blk"
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/mm"
+)
+
+// Workload is a program with parameters and a property that it checks.
+type Workload struct {
+	// Name is the workload's id in tables and tokens, Title one line for people,
+	// Group the heading it stands under, Lines where in the thread it comes from.
+	Name, Title, Group, Lines string
+	// Params are its parameters.
+	Params []Param
+	// Variants are the parameter settings that the matrix runs, as Parse reads them.
+	Variants []string
+	// Valid checks values against each other; nil: nothing to check.
+	Valid func(Values) error
+	// Needs is what a policy has to promise for the property to hold.
+	Needs mm.Guarantee
+	// Memory is the machine's RAM in bytes.
+	Memory func(Values) uint64
+	// CPUs and SmallCPUs are the processors of the two forms.
+	CPUs, SmallCPUs int
+	// DiskBytes is the size of the disk, Fill its contents when it is made for the
+	// run; nil: zeros.
+	DiskBytes func(Values) int64
+	Fill      func(v Values, disk []byte)
+	// Writes is set if the program writes to the disk.
+	Writes bool
+	// Main is the program.
+	Main func(t *kernel.Thread, r *Run)
+	// Check looks at the disk when the machine is quiet; nil: nothing.
+	Check func(r *Run)
+}
+
+// All returns the workloads, in the order of tables.
+func All() []*Workload { return []*Workload{dmaThread(), forkscrew(), forkscrewreverse()} }
+
+// Lookup returns the workload with the given name, nil if there is none.
+func Lookup(name string) *Workload {
+	for _, w := range All() {
+		if w.Name == name {
+			return w
+		}
+	}
+	return nil
+}
+
+// Options say how a workload is run. The zero value is the default size in the parallel
+// regime under stock.
+type Options struct {
+	// Policy is what the machine runs; nil means mm.Stock.
+	Policy mm.Policy
+	// Values are the parameters; nil means the form's own.
+	Values Values
+	// Small chooses the small form.
+	Small bool
+	// Regime, Strategy and Observer are the scheduler's.
+	Regime   sched.Regime
+	Strategy sched.Strategy
+	Observer sched.Observer
+	// CPUs overrides the workload's own number; zero does not.
+	CPUs int
+	// Image is the path of a disk image to use instead of a disk made for the run.
+	Image string
+	// ForceHooks sends every decision through the policy's methods; see mm.Options.
+	ForceHooks bool
+	// Events turns event recording on.
+	Events bool
+	// Hosts pools memory and coroutines; nil means none.
+	Hosts *kernel.Hosts
+	// Cost is the cost model; nil means the default.
+	Cost *x86.CostModel
+	// Latency is the disk's latency model; nil means a disk of 2009, and for the
+	// small form kernel's default.
+	Latency *blk.Latency
+	// StepLimit bounds a deterministic run; zero means 200,000 in the Free regime.
+	StepLimit uint64
+	// Booted is called with the machine before it runs: to stop it from outside, or
+	// to look at it.
+	Booted func(*kernel.Machine)
+	// Done is called with the machine when it has come to rest, before it is shut down.
+	Done func(*kernel.Machine)
+}
+
+// Run is a workload being run: what the program sees of its surroundings, and where it
+// reports to.
+type Run struct {
+	// Values are the parameters.
+	Values Values
+	// Disk is the path of the disk in the emulated machine.
+	Disk string
+
+	w         *Workload
+	content   []byte // what the disk held when the run began; immutable
+	m         *kernel.Machine
+	gate      *explore.Gate // nil unless a strategy was given
+	imagePath string        // of the disk; empty if it was made for the run
+
+	mu       sync.Mutex
+	findings []Finding // protected by mu
+	errs     []string  // protected by mu
+}
+
+// Outcome is what a run showed.
+type Outcome struct {
+	// Verdict is the gravest thing seen, Also the others.
+	Verdict Verdict
+	Also    []Verdict
+	// Findings are what was wrong, at most a few of each kind; Problems are failures
+	// of the run that are no verdict, such as a system call that should have worked.
+	Findings []Finding
+	Problems []string
+	// Result is how the machine came to rest.
+	Result *sched.Result
+	// Counters are the machine's counters, indexed by trace.Counter.
+	Counters []uint64
+	// Points is how many schedule points a deterministic run passed.
+	Points uint64
+	// NS is virtual time in nanoseconds.
+	NS uint64
+	// Disk is what a disk made for the run held at the end; nil for an image.
+	Disk []byte
+}
+
+// maxFindings bounds what is kept of each verdict.
+const maxFindings = 4
+
+// begin ends the set-up: in the free regime the strategy decides from here on. Until
+// then the schedule is the default one, so that a search is not spent on it.
+func (r *Run) begin() {
+	if r.gate != nil {
+		r.gate.Open()
+	}
+}
+
+func (r *Run) find(f Finding) {
+	r.mu.Lock()
+	n := 0
+	for _, o := range r.findings {
+		if o.Verdict == f.Verdict {
+			n++
+		}
+	}
+	if n < maxFindings {
+		r.findings = append(r.findings, f)
+	}
+	r.mu.Unlock()
+}
+
+// compare reports the first byte in which got differs from want.
+func (r *Run) compare(v Verdict, where string, base int64, want, got []byte) {
+	for i := range want {
+		if want[i] != got[i] {
+			r.find(Finding{Verdict: v, Where: where, Offset: base + int64(i), Want: int(want[i]), Got: int(got[i])})
+			return
+		}
+	}
+}
+
+// failed records an error of a call that should have worked, and reports whether there
+// was one.
+func (r *Run) failed(err error, call string) bool {
+	if err == nil {
+		return false
+	}
+	r.broken(fmt.Sprintf("%s: %v", call, err))
+	return true
+}
+
+func (r *Run) broken(what string) {
+	r.mu.Lock()
+	if len(r.errs) < 16 {
+		r.errs = append(r.errs, what)
+	}
+	r.mu.Unlock()
+}
+
+// over reports whether there is no point in going on.
+func (r *Run) over() bool {
+	r.mu.Lock()
+	over := len(r.errs) > 0
+	r.mu.Unlock()
+	return over
+}
+
+// expect returns what the disk held at off when the run began: for an image given by the
+// user, as read by the host and not through the emulated path.
+func (r *Run) expect(off int64, n int) []byte { return r.content[off : off+int64(n)] }
+
+// image returns what the disk holds now.
+func (r *Run) image(off int64, n int) []byte {
+	if data := r.m.DiskData(diskName); data != nil {
+		return data[off : off+int64(n)]
+	}
+	b := make([]byte, n)
+	f, err := os.Open(r.imagePath)
+	if err == nil {
+		_, err = f.ReadAt(b, off)
+		f.Close()
+	}
+	r.failed(err, "disk image")
+	return b
+}
+
+const (
+	diskName = "vda"
+	diskPath = "/dev/" + diskName
+)
+
+// Execute runs a workload once. An error means that it could not be run at all.
+func Execute(w *Workload, o Options) (*Outcome, error) {
+	r, ko, err := prepare(w, &o)
+	if err != nil {
+		return nil, err
+	}
+	m, err := kernel.Boot(ko)
+	if err != nil {
+		return nil, err
+	}
+	r.m = m
+	copy(m.DiskData(diskName), r.content)
+	if o.Observer != nil {
+		m.Sched().SetObserver(o.Observer)
+	}
+	if o.Booted != nil {
+		o.Booted(m)
+	}
+	ko2 := m.Run(func(t *kernel.Thread) { w.Main(t, r) })
+	out := r.conclude(ko2)
+	if o.Done != nil {
+		o.Done(m)
+	}
+	m.Shutdown()
+	return out, nil
+}
+
+// prepare checks the options and makes the disk.
+func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
+	if o.Values == nil {
+		o.Values = w.Values(o.Small)
+	}
+	if err := w.Validate(o.Values); err != nil {
+		return nil, kernel.Options{}, err
+	}
+	if o.CPUs == 0 {
+		o.CPUs = w.CPUs
+		if o.Small {
+			o.CPUs = w.SmallCPUs
+		}
+	}
+	if o.StepLimit == 0 && o.Regime == sched.Free {
+		o.StepLimit = 200_000
+	}
+	r := &Run{Values: o.Values, Disk: diskPath, w: w}
+	if o.Strategy != nil {
+		r.gate = explore.NewGate(o.Strategy)
+		o.Strategy = r.gate
+	}
+	disk := kernel.Disk{Name: diskName}
+	size := w.DiskBytes(o.Values)
+	if o.Image != "" {
+		data, err := readImage(o.Image, size)
+		if err != nil {
+			return nil, kernel.Options{}, err
+		}
+		r.content = data
+		disk.ImagePath, disk.ReadOnly = o.Image, !w.Writes
+		r.imagePath = o.Image
+	} else {
+		data := make([]byte, size)
+		if w.Fill != nil {
+			w.Fill(o.Values, data)
+		}
+		disk.Size = uint64(size)
+		r.content = data
+	}
+	disk.Latency = o.Latency
+	if disk.Latency == nil && !o.Small {
+		l := blk.Disk2009()
+		disk.Latency = &l
+	}
+	return r, kernel.Options{
+		CPUs: o.CPUs, Memory: w.Memory(o.Values), Regime: o.Regime, Strategy: o.Strategy,
+		Policy: o.Policy, ForceHooks: o.ForceHooks, Disks: []kernel.Disk{disk}, Events: o.Events,
+		Hosts: o.Hosts, Cost: o.Cost, StepLimit: o.StepLimit,
+	}, nil
+}
+
+// readImage reads the part of a disk image that a workload will use.
+func readImage(path string, size int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("disk image %s is not a plain file", path)
+	}
+	if st.Size() < size {
+		return nil, fmt.Errorf("disk image %s has %d bytes, the workload needs %d (make it larger, or ask for less with its parameters)", path, st.Size(), size)
+	}
+	data := make([]byte, size)
+	if _, err := f.ReadAt(data, 0); err != nil {
+		return nil, fmt.Errorf("disk image %s: %w", path, err)
+	}
+	return data, nil
+}
+
+// conclude turns what was reported and how the machine came to rest into an outcome.
+func (r *Run) conclude(ko *kernel.Outcome) *Outcome {
+	res := ko.Result
+	switch res.Reason {
+	case sched.Deadlock:
+		r.note(Deadlock, res.Detail)
+	case sched.Livelock:
+		r.note(Livelock, res.Detail)
+	case sched.Oopsed:
+		r.note(Bug, res.Oops.Error())
+	case sched.Panicked:
+		r.note(Bug, res.Detail)
+	case sched.Quiet:
+		if r.w.Check != nil {
+			r.w.Check(r)
+		}
+		for _, err := range r.m.Check() {
+			r.note(Bug, "invariant: "+err.Error())
+		}
+		for _, err := range r.m.Leaks() {
+			r.note(Leak, err)
+		}
+	}
+	for _, b := range ko.Bugs {
+		r.note(Bug, b.Msg)
+	}
+	for _, v := range ko.Victims {
+		r.note(OOM, fmt.Sprintf("process %d (%s) killed, %d pages mapped, %d free", v.PID, v.Name, v.Pages, v.FreePages))
+	}
+	out := &Outcome{
+		Verdict: Safe, Findings: r.findings, Problems: r.errs, Result: res,
+		Counters: r.m.Trace().Snapshot(), Points: res.Steps, NS: res.NS, Disk: r.m.DiskData(diskName),
+	}
+	for _, v := range gravity {
+		for _, f := range r.findings {
+			if f.Verdict != v {
+				continue
+			}
+			if out.Verdict == Safe {
+				out.Verdict = v
+			} else {
+				out.Also = append(out.Also, v)
+			}
+			break
+		}
+	}
+	return out
+}
+
+// note records a finding that has no byte to show.
+func (r *Run) note(v Verdict, text string) {
+	r.find(Finding{Verdict: v, Want: -1, Got: -1, Note: text})
+}
+
+// First returns the first finding of the outcome's verdict, nil if it is safe.
+func (o *Outcome) First() *Finding {
+	for i := range o.Findings {
+		if o.Findings[i].Verdict == o.Verdict {
+			return &o.Findings[i]
+		}
+	}
+	return nil
+}
