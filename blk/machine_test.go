@@ -114,6 +114,9 @@ func regimes(t *testing.T, cpus int, fn func(t *testing.T, o sched.Options)) {
 				o := sched.Options{CPUs: cpus, Regime: reg, CheckLocks: true}
 				if reg == sched.Free {
 					o.Strategy = sched.NewRandom(uint64(seed))
+					if seed%2 == 1 { // long delays of one side
+						o.Strategy = sched.NewPCT(uint64(seed), 4, 1000)
+					}
 				}
 				fn(t, o)
 			})

@@ -230,6 +230,9 @@ func regimes(t *testing.T, cpus, seeds int, fn func(t *testing.T, c config)) {
 				c := config{Options: sched.Options{CPUs: cpus, Regime: reg, CheckLocks: true}}
 				if reg == sched.Free {
 					c.Strategy = sched.NewRandom(uint64(seed))
+					if seed%2 == 1 { // long delays of one side
+						c.Strategy = sched.NewPCT(uint64(seed), 4, 3000)
+					}
 				}
 				fn(t, c)
 			})

@@ -62,6 +62,9 @@ func (t *Thread) doFork(nr Sysno, fn func(*Thread)) (int, error) {
 		return 0, err
 	}
 	child.space = space
+	if nr == SysFork {
+		space.Owner = child
+	}
 	var done *lock.Completion
 	if nr == SysVfork {
 		done = new(lock.Completion)

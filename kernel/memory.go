@@ -120,23 +120,39 @@ func (t *Thread) Load64(addr uint64) uint64 {
 }
 
 // Load32 reads four bytes.
-func (t *Thread) Load32(addr uint64) uint32 { return uint32(t.load(addr, 4)) }
-
-// Load16 reads two bytes.
-func (t *Thread) Load16(addr uint64) uint16 { return uint16(t.load(addr, 2)) }
-
-// Load8 reads a byte.
-func (t *Thread) Load8(addr uint64) uint8 { return uint8(t.load(addr, 1)) }
-
-func (t *Thread) load(addr uint64, size int) uint64 {
+func (t *Thread) Load32(addr uint64) uint32 {
 	if t.task.SignalPending() {
 		t.takeSignals()
 	}
-	v, ec := t.task.C.Load(addr, size)
+	v, ec := t.task.C.Load(addr, 4)
 	if ec != x86.NoFault {
-		return t.loadSlow(addr, size, ec)
+		v = t.loadSlow(addr, 4, ec)
 	}
-	return v
+	return uint32(v)
+}
+
+// Load16 reads two bytes.
+func (t *Thread) Load16(addr uint64) uint16 {
+	if t.task.SignalPending() {
+		t.takeSignals()
+	}
+	v, ec := t.task.C.Load(addr, 2)
+	if ec != x86.NoFault {
+		v = t.loadSlow(addr, 2, ec)
+	}
+	return uint16(v)
+}
+
+// Load8 reads a byte.
+func (t *Thread) Load8(addr uint64) uint8 {
+	if t.task.SignalPending() {
+		t.takeSignals()
+	}
+	v, ec := t.task.C.Load(addr, 1)
+	if ec != x86.NoFault {
+		v = t.loadSlow(addr, 1, ec)
+	}
+	return uint8(v)
 }
 
 //go:noinline
@@ -160,20 +176,32 @@ func (t *Thread) Store64(addr uint64, v uint64) {
 }
 
 // Store32 writes four bytes.
-func (t *Thread) Store32(addr uint64, v uint32) { t.store(addr, 4, uint64(v)) }
-
-// Store16 writes two bytes.
-func (t *Thread) Store16(addr uint64, v uint16) { t.store(addr, 2, uint64(v)) }
-
-// Store8 writes a byte.
-func (t *Thread) Store8(addr uint64, v uint8) { t.store(addr, 1, uint64(v)) }
-
-func (t *Thread) store(addr uint64, size int, v uint64) {
+func (t *Thread) Store32(addr uint64, v uint32) {
 	if t.task.SignalPending() {
 		t.takeSignals()
 	}
-	if ec := t.task.C.Store(addr, size, v); ec != x86.NoFault {
-		t.storeSlow(addr, size, v, ec)
+	if ec := t.task.C.Store(addr, 4, uint64(v)); ec != x86.NoFault {
+		t.storeSlow(addr, 4, uint64(v), ec)
+	}
+}
+
+// Store16 writes two bytes.
+func (t *Thread) Store16(addr uint64, v uint16) {
+	if t.task.SignalPending() {
+		t.takeSignals()
+	}
+	if ec := t.task.C.Store(addr, 2, uint64(v)); ec != x86.NoFault {
+		t.storeSlow(addr, 2, uint64(v), ec)
+	}
+}
+
+// Store8 writes a byte.
+func (t *Thread) Store8(addr uint64, v uint8) {
+	if t.task.SignalPending() {
+		t.takeSignals()
+	}
+	if ec := t.task.C.Store(addr, 1, uint64(v)); ec != x86.NoFault {
+		t.storeSlow(addr, 1, uint64(v), ec)
 	}
 }
 

@@ -15,8 +15,8 @@ type SpinWord struct{ v atomic.Uint32 }
 // TryLock takes the word if it is free.
 func (w *SpinWord) TryLock() bool { return w.v.Load() == 0 && w.v.CompareAndSwap(0, 1) }
 
-// Unlock frees the word.
-func (w *SpinWord) Unlock() { w.v.Store(0) }
+// Unlock frees the word: a release, which does not order a later load.
+func (w *SpinWord) Unlock() { releaseUint32(&w.v, 0) }
 
 // Locked reports whether somebody holds the word.
 func (w *SpinWord) Locked() bool { return w.v.Load() != 0 }
@@ -48,8 +48,9 @@ func (w *Word32) Load(c *CPU, obj ObjID) int32 { c.Point(OpRead, obj); return w.
 // Peek reads the word without a point: for invariants, traces and assertions.
 func (w *Word32) Peek() int32 { return w.v.Load() }
 
-// Poke writes the word without a point: for objects nobody else can see yet.
-func (w *Word32) Poke(v int32) { w.v.Store(v) }
+// Poke writes the word without a point, as a release: for objects nobody else can
+// see yet.
+func (w *Word32) Poke(v int32) { releaseInt32(&w.v, v) }
 
 // Store writes the word (a plain store on x86).
 func (w *Word32) Store(c *CPU, obj ObjID, v int32) { c.Point(OpWrite, obj); w.v.Store(v) }
@@ -97,8 +98,8 @@ func (w *Word64) Load(c *CPU, obj ObjID) uint64 { c.Point(OpRead, obj); return w
 // Peek reads the word without a point.
 func (w *Word64) Peek() uint64 { return w.v.Load() }
 
-// Poke writes the word without a point.
-func (w *Word64) Poke(v uint64) { w.v.Store(v) }
+// Poke writes the word without a point, as a release.
+func (w *Word64) Poke(v uint64) { releaseUint64(&w.v, v) }
 
 // Store writes the word (a plain store on x86).
 func (w *Word64) Store(c *CPU, obj ObjID, v uint64) { c.Point(OpWrite, obj); w.v.Store(v) }

@@ -17,8 +17,9 @@ import (
 // out, and the fast half takes only writable ptes, for a read too.
 type DirectIOSem struct {
 	mm.Stock
-	// noSem takes the semaphore out, for mutants.
-	noSem bool
+	// noSem takes the semaphore out, noForce the write fault before a page is handed
+	// out: the deciding lines, for mutants.
+	noSem, noForce bool
 }
 
 // Name implements mm.Policy.
@@ -65,11 +66,11 @@ func (DirectIOSem) FastMask(*mm.Fast) x86.PTE {
 // GUPVMA is __get_user_pages' part. The patch's decow variable is set by the first
 // COW mapping of a call and never cleared, so it also holds for later mappings that
 // are not COW.
-func (DirectIOSem) GUPVMA(g *mm.GUP) mm.GUPNext {
+func (p DirectIOSem) GUPVMA(g *mm.GUP) mm.GUPNext {
 	if g.Flags&mm.GUPFromFast != 0 && g.VMA.Flags.IsCOW() {
 		g.Data = 1
 	}
-	if g.Data != 0 {
+	if g.Data != 0 && !p.noForce {
 		g.Foll |= mm.FollWrite
 	}
 	return mm.GUPGo

@@ -17,8 +17,9 @@ import (
 // and no second look.
 type PGDontCOW struct {
 	mm.Stock
-	// noDecow takes fork's un-sharing out, for mutants.
-	noDecow bool
+	// noDecow takes fork's un-sharing out, noForce the write fault before a page is
+	// handed out: the deciding lines, for mutants.
+	noDecow, noForce bool
 }
 
 // pageDontCOW is PG_dontcow.
@@ -64,11 +65,13 @@ func (PGDontCOW) FastTake(f *mm.Fast, _ x86.PTERef, _ x86.PTE, pg *page.Page) bo
 }
 
 // GUPVMA decides whether the VMA's pages are to be un-COWed.
-func (PGDontCOW) GUPVMA(g *mm.GUP) mm.GUPNext {
+func (p PGDontCOW) GUPVMA(g *mm.GUP) mm.GUPNext {
 	g.Data = 0
 	if g.Want && g.VMA.Flags.IsCOW() {
 		g.Data = 1
-		g.Foll |= mm.FollWrite
+		if !p.noForce {
+			g.Foll |= mm.FollWrite
+		}
 	}
 	return mm.GUPGo
 }

@@ -17,9 +17,10 @@ import (
 // fork write-protects, then tests the mark. One of them sees the other.
 type PGGUP struct {
 	mm.Stock
-	// noRecheck takes gup-fast's second look at the pte out, noCopy fork's
-	// copy: the deciding lines, for mutants.
-	noRecheck, noCopy bool
+	// noRecheck takes gup-fast's second look at the pte out, noCopy fork's copy,
+	// noForce the write fault before a page is handed out: the deciding lines, for
+	// mutants.
+	noRecheck, noCopy, noForce bool
 }
 
 // pageGUP is PG_gup. It stays set until the page is freed.
@@ -75,11 +76,11 @@ func (p PGGUP) FastTake(f *mm.Fast, ref x86.PTERef, _ x86.PTE, pg *page.Page) bo
 }
 
 // Follow is follow_page's part under FOLL_GET.
-func (PGGUP) Follow(g *mm.GUP, pte x86.PTE, pg *page.Page) mm.FollowNext {
+func (p PGGUP) Follow(g *mm.GUP, pte x86.PTE, pg *page.Page) mm.FollowNext {
 	if !pg.Anon() {
 		return mm.FollowTake
 	}
-	if !pte.Write() {
+	if !pte.Write() && !p.noForce {
 		g.Foll |= mm.FollWrite
 		return mm.FollowFault
 	}

@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/blk"
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/mm"
 )
@@ -26,6 +27,7 @@ func forkscrew() *Workload {
 		Needs:  mm.Forward | mm.AIO,
 		Memory: func(v Values) uint64 { return uint64(v["len"])*8 + 6<<20 },
 		CPUs:   4, SmallCPUs: 2,
+		Latency:   blk.Disk2009,
 		DiskBytes: func(v Values) int64 { return max(v["len"], 3*x86.PageSize) },
 		Fill: func(_ Values, disk []byte) {
 			// Anything but the buffer's own pattern, and different in every sector.

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/blk"
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/mm"
 )
@@ -28,6 +29,7 @@ func forkscrewreverse() *Workload {
 		Needs:  mm.Reverse,
 		Memory: func(v Values) uint64 { return uint64(v["size"])*3 + 8<<20 },
 		CPUs:   4, SmallCPUs: 2,
+		Latency:   blk.Disk2009,
 		DiskBytes: func(v Values) int64 { return v["size"] },
 		Writes:    true,
 		Main:      reverseMain,

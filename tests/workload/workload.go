@@ -34,6 +34,8 @@ type Workload struct {
 	// run; nil: zeros.
 	DiskBytes func(Values) int64
 	Fill      func(v Values, disk []byte)
+	// Latency is the disk's time model in the default size.
+	Latency func() blk.Latency
 	// Writes is set if the program writes to the disk.
 	Writes bool
 	// Main is the program.
@@ -43,7 +45,7 @@ type Workload struct {
 }
 
 // All returns the workloads, in the order of tables.
-func All() []*Workload { return []*Workload{dmaThread(), forkscrew(), forkscrewreverse()} }
+func All() []*Workload { return []*Workload{dmaThread(), forkscrew(), forkscrewreverse(), pinFork()} }
 
 // Lookup returns the workload with the given name, nil if there is none.
 func Lookup(name string) *Workload {
@@ -80,8 +82,8 @@ type Options struct {
 	Hosts *kernel.Hosts
 	// Cost is the cost model; nil means the default.
 	Cost *x86.CostModel
-	// Latency is the disk's latency model; nil means a disk of 2009, and for the
-	// small form kernel's default.
+	// Latency is the disk's latency model; nil means the workload's own, and
+	// for the small form kernel's default.
 	Latency *blk.Latency
 	// StepLimit bounds a deterministic run; zero means 200,000 in the Free regime.
 	StepLimit uint64
@@ -286,7 +288,7 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 	}
 	disk.Latency = o.Latency
 	if disk.Latency == nil && !o.Small {
-		l := blk.Disk2009()
+		l := w.Latency()
 		disk.Latency = &l
 	}
 	return r, kernel.Options{

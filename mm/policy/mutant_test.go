@@ -1,0 +1,104 @@
+package policy_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/mm/policy"
+	"github.com/cowlab/cowlab/tests/matrix"
+	"github.com/cowlab/cowlab/tests/workload"
+)
+
+// search searches a workload's small form under a policy.
+func search(t *testing.T, name, params string, p mm.Policy, n uint64) *explore.Report {
+	t.Helper()
+	w := workload.Lookup(name)
+	v, err := w.Parse(params, true)
+	require.NoError(t, err)
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	r, err := explore.Search(context.Background(), *matrix.Target(w, v, p, hosts), explore.Options{Schedules: n, Seed: 1})
+	require.NoError(t, err)
+	for _, bad := range r.Witnesses {
+		if bad.Verdict != explore.Safe {
+			t.Logf("%s on %s: %s: %s in %d of %d schedules (%s)", p.Name(), name, bad.Verdict, bad.Detail,
+				r.ByVerdict[bad.Verdict], r.Schedules, bad.Token)
+		}
+	}
+	return r
+}
+
+// TestMutantsCorrupt takes the deciding line out of each fix: the corruption must come
+// back. The fix itself must stay safe on the same schedules.
+func TestMutantsCorrupt(t *testing.T) {
+	for _, c := range []struct {
+		mutant, workload string
+		want             workload.Verdict
+		schedules        uint64
+	}{
+		{"pg_gup without the second look at the pte", "pin_fork", workload.LostRead, 6000},
+		{"pg_gup without the copy at fork", "forkscrew", workload.LostRead, 1500},
+		{"pg_gup without the copy at fork", "dma_thread", workload.LostRead, 1500},
+		{"pg_dontcow without the copy at fork", "forkscrew", workload.LostRead, 1500},
+		{"pg_dontcow without the copy at fork", "dma_thread", workload.LostRead, 1500},
+		{"directio_sem without the semaphore", "forkscrew", workload.LostRead, 1500},
+		{"directio_sem without the semaphore", "dma_thread", workload.LostRead, 1500},
+		{"pg_gup without the forced write fault", "forkscrewreverse", workload.LeakToDisk, 1500},
+		{"pg_dontcow without the forced write fault", "forkscrewreverse", workload.LeakToDisk, 1500},
+		{"directio_sem without the forced write fault", "forkscrewreverse", workload.LeakToDisk, 1500},
+	} {
+		t.Run(c.mutant+" on "+c.workload, func(t *testing.T) {
+			m := policy.Mutants[c.mutant]
+			require.NotNil(t, m)
+			r := search(t, c.workload, "", m, c.schedules)
+			assert.NotZero(t, r.ByVerdict[string(c.want)])
+			r = search(t, c.workload, "", policy.Lookup(m.Name()), c.schedules/3)
+			assert.Equal(t, r.Schedules, r.ByVerdict[explore.Safe], "the policy itself")
+		})
+	}
+}
+
+// TestStockCorrupts checks that the workloads show what the thread says of 2.6.29.
+func TestStockCorrupts(t *testing.T) {
+	stock := policy.Lookup("stock")
+	for _, c := range []struct {
+		workload, params string
+		want             workload.Verdict
+	}{
+		{"dma_thread", "", workload.LostRead},
+		{"forkscrew", "", workload.LostRead},
+		{"forkscrew", "", workload.ChildChanged},
+		{"forkscrewreverse", "", workload.LeakToDisk},
+	} {
+		r := search(t, c.workload, c.params, stock, 1000)
+		assert.NotZero(t, r.ByVerdict[string(c.want)], "%s: %s", c.workload, c.want)
+	}
+	r := search(t, "dma_thread", "a=0", stock, 500)
+	assert.Zero(t, r.ByVerdict[string(workload.LostRead)], "aligned buffers do not lose the parent's read")
+}
+
+// TestTokensReplay runs a witness of each kind again, many times: the same state.
+func TestTokensReplay(t *testing.T) {
+	stock := policy.Lookup("stock")
+	w := workload.Lookup("forkscrew")
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	target := matrix.Target(w, w.Values(true), stock, hosts)
+	r, err := explore.Search(context.Background(), *target, explore.Options{Schedules: 300, Seed: 1})
+	require.NoError(t, err)
+	for _, wit := range r.Witnesses {
+		tok, err := explore.ParseToken(wit.Token.String())
+		require.NoError(t, err)
+		for range 50 {
+			obs := target.Run(tok.Spec.Strategy(), nil)
+			require.Equal(t, wit.State, obs.State)
+			require.Equal(t, wit.Verdict, obs.Verdict)
+		}
+	}
+}
