@@ -143,7 +143,7 @@ func (s *System) AddDevice(o DeviceOptions) (*Device, error) {
 	d.q.maxSectors = orDefault(o.MaxSectors, 1024)
 	d.q.maxSegments = orDefault(o.MaxSegments, 128)
 	d.q.maxRequests = orDefault(o.MaxRequests, 128)
-	d.q.depth = orDefault(o.Depth, lat.Depth)
+	d.q.depth = orDefault(o.Depth, max(lat.Depth, 1))
 	d.q.nonrot = !lat.Rotational
 	s.devices = append(s.devices, d)
 	return d, nil

@@ -113,13 +113,13 @@ func (m *Machine) boot() error {
 	var err error
 	m.sched, err = sched.New(sched.Options{
 		CPUs: o.CPUs, Regime: o.Regime, Strategy: o.Strategy, Preempt: o.Preempt, SliceNS: o.SliceNS,
-		StepLimit: o.StepLimit, LivelockNS: o.LivelockNS, CheckLocks: o.CheckLocks,
+		StepLimit: o.StepLimit, LivelockNS: o.LivelockNS, Watchdog: o.Watchdog, CheckLocks: o.CheckLocks,
 		Mem: m.mem, Cost: o.Cost, Trace: m.trace, Host: o.Hosts.Sched,
 	})
 	if err != nil {
 		return err
 	}
-	m.sched.RegisterNamer(x86.ClassLock, lock.Namer)
+	m.registerNamers()
 	m.pages = page.NewMap(m.sched, m.mem)
 	m.sys, err = mm.NewSystem(m.sched, m.pages, mm.Options{Policy: o.Policy, ForceHooks: o.ForceHooks})
 	if err != nil {
@@ -131,6 +131,55 @@ func (m *Machine) boot() error {
 		m.futexes[i].lock.Init(m.sched, lock.Futex)
 	}
 	return m.addDisks()
+}
+
+// registerNamers tells reports how to name what the kernel has numbered.
+func (m *Machine) registerNamers() {
+	m.sched.RegisterNamer(x86.ClassLock, lock.Namer)
+	m.sched.RegisterNamer(x86.ClassTask, func(id uint64) string { return "task " + m.taskName(id) })
+	m.sched.RegisterNamer(x86.ClassTimer, func(id uint64) string { return "timer of task " + m.taskName(id) })
+	m.sched.RegisterNamer(x86.ClassWait, m.waitName)
+	for _, c := range [...]x86.Class{x86.ClassPTE, x86.ClassPage, x86.ClassFrame, x86.ClassWord} {
+		m.sched.RegisterNamer(c, func(id uint64) string { return m.sys.NameObj(x86.Obj(c, id)) })
+	}
+}
+
+// eachProcess calls fn for the processes that have not been reaped, in no order, without
+// a lock: for reports of a machine that stands still.
+func (m *Machine) eachProcess(fn func(p *Process)) {
+	for _, p := range m.pids {
+		for ; p != nil; p = p.hashNext {
+			fn(p)
+		}
+	}
+}
+
+// taskName names a live task by its thread.
+func (m *Machine) taskName(id uint64) string {
+	name := fmt.Sprint(id)
+	m.eachProcess(func(p *Process) {
+		for _, th := range p.threads {
+			if th.task != nil && uint64(th.task.ID) == id {
+				name += " " + th.task.Name
+			}
+		}
+	})
+	return name
+}
+
+// waitName names a process's wait queues.
+func (m *Machine) waitName(id uint64) (name string) {
+	m.eachProcess(func(p *Process) {
+		if p.childrenEnded.Obj().ID() == id {
+			name = fmt.Sprintf("children of process %d %s", p.pid, p.name)
+		}
+		for _, th := range p.threads {
+			if th.joiners.Obj().ID() == id {
+				name = fmt.Sprintf("end of thread %d of process %d", th.tid, p.pid)
+			}
+		}
+	})
+	return name
 }
 
 func (m *Machine) addDisks() error {

@@ -49,6 +49,7 @@ func (t *Thread) fault(va uint64, ec x86.FaultCode) (info SigInfo, ok bool) {
 	if ec == x86.FaultAlign {
 		return SigInfo{Signal: SIGBUS, Code: BusAdrAln, Addr: va}, false
 	}
+	t.checkOwner()
 	task := t.task
 	sig, ok := mm.DoPageFault(task, mm.CurrentMM(task), task.C.CR2, ec)
 	if ok {

@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
@@ -55,6 +56,10 @@ type Options struct {
 	// LivelockNS ends a parallel run in which so much virtual time passed
 	// without progress; see sched.Options.
 	LivelockNS uint64
+	// Watchdog is how long, in host time, the machine may make no step before the
+	// run ends as sched.Stuck, naming the task that blocks in Go; zero means
+	// sched.DefaultWatchdog.
+	Watchdog time.Duration
 	// SliceNS is the time slice in virtual nanoseconds; zero means 3 ms.
 	SliceNS uint64
 	// Cost is the cost model; nil means x86.DefaultCost().

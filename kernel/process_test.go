@@ -307,6 +307,38 @@ func TestDeadlockIsReportedAndShutdownUnwinds(t *testing.T) {
 	})
 }
 
+func TestUseOfAnothersThreadIsFound(t *testing.T) {
+	regimes(t, 2, func(t *testing.T, o Options) {
+		if o.Regime == sched.Parallel {
+			return // the look is a data race there, like the mistake
+		}
+		m := boot(t, o)
+		out := m.Run(func(th *Thread) {
+			a := th.MustMmap(4096)
+			_, _ = th.Vfork(func(c *Thread) { _ = th.Munmap(a, 4096) })
+		})
+		assert.Equal(t, sched.Panicked, out.Reason)
+		assert.Contains(t, out.Detail, "must use its own argument")
+	})
+}
+
+func TestDeadlockReportNamesWhatIsWaitedFor(t *testing.T) {
+	m := boot(t, Options{CPUs: 2, Regime: sched.Timed})
+	out := m.Run(func(th *Thread) {
+		a := th.MustMmap(4096)
+		w := th.Go("worker", func(w *Thread) { _ = w.FutexWait(a, 0, 0, 0) })
+		_, _ = th.Fork(func(c *Thread) {
+			_, _ = c.Fork(func(g *Thread) { _ = g.FutexWait(a, 0, 0, 0) })
+			_, _, _ = c.Wait(-1)
+		})
+		_ = th.Join(w)
+	})
+	assert.Equal(t, sched.Deadlock, out.Reason)
+	for _, want := range []string{"end of thread 2 of process 1", "children of process 3 init.3", "futex"} {
+		assert.Contains(t, out.Detail, want)
+	}
+}
+
 func TestUserPanicIsAnOutcome(t *testing.T) {
 	m := boot(t, Options{CPUs: 2, Regime: sched.Free})
 	out := m.Run(func(th *Thread) { panic("user bug") })

@@ -147,6 +147,7 @@ func (n Sysno) String() string {
 // short unwinds through the kernel's frames without touching anything.
 func (t *Thread) enter(nr Sysno, arg0, arg1 uint64) *sched.Task {
 	task := t.task
+	t.checkOwner()
 	if task.SignalPending() {
 		t.takeSignals()
 	}
@@ -156,6 +157,15 @@ func (t *Thread) enter(nr Sysno, arg0, arg1 uint64) *sched.Task {
 	c.Charge(c.Cost.Syscall)
 	c.Trace.Event(trace.EvSyscallEnter, c.Now(), uint64(nr), arg0, arg1)
 	return task
+}
+
+// checkOwner panics if the thread is used on a stack that is not its own, as by a
+// child's function that captured its parent's Thread. It finds the mistake only where
+// the thread is not on a CPU itself, as while it waits for that child.
+func (t *Thread) checkOwner() {
+	if c := t.task.C; (c == nil || t.m.sched.Current(c) != t.task) && !t.m.down {
+		panic("kernel: a Thread is used by another thread: a function passed to Fork or Go must use its own argument")
+	}
 }
 
 // leave takes the thread back to user mode: it gives way if somebody else should

@@ -104,3 +104,12 @@ func OfMachine(m *sched.Machine) *System {
 	s, _ := m.Local.(*System)
 	return s
 }
+
+// PeekPTEOf returns the last-level entry for addr in the address space with the given
+// number, 0 if there is none: for invariants and reports.
+func (s *System) PeekPTEOf(id uint32, addr uint64) x86.PTE {
+	if m := s.mmByID(id); m != nil && m.PGD != 0 {
+		return m.PeekPTE(addr)
+	}
+	return 0
+}

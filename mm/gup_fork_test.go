@@ -121,8 +121,8 @@ func (s switchAt) Pick(ch *sched.Choice) int {
 
 // lostRead has one thread read from a device into a page while another forks and
 // then stores to another part of the page. It reports whether the reader does not
-// find what the device has written, and how many steps the whole took.
-func lostRead(t *testing.T, o pinOptions, delay uint64, check bool) (lost bool, steps uint64) {
+// find what the device has written, and at which step it had its page.
+func lostRead(t *testing.T, o pinOptions, delay uint64, check bool) (lost bool, pinned uint64) {
 	const marker = 0x1122334455667788
 	o.cpus, o.regime = 2, sched.Free
 	r := newPinRig(t, o)
@@ -154,18 +154,18 @@ func lostRead(t *testing.T, o pinOptions, delay uint64, check bool) (lost bool, 
 		n, err := GetUserPagesFast(k, addr, 1, true, PinGet, pages[:])
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
+		pinned = r.m.Steps()
 		until(k, func() bool { return stored }) // the device is slow
 		var data [8]byte
 		binary.LittleEndian.PutUint64(data[:], marker)
 		r.s.Mem.DMAWrite(r.s.Pages.PFN(pages[0]), 0, data[:])
 		r.s.PutUserPages(k, pages[:], PinGet)
 		lost = r.load(k, addr) != marker
-		steps = r.m.Steps()
 	})
 	if check {
 		require.Empty(t, checker.errs)
 	}
-	return lost, steps
+	return lost, pinned
 }
 
 // The race this project is about, before any file system exists. Stock loses reads;
@@ -178,11 +178,11 @@ func TestForkAgainstGUPFast(t *testing.T) {
 	recheck.recheck = true
 	sweep := func(pol Policy) (lost, schedules int) {
 		for step := uint64(0); ; step++ {
-			l, steps := lostRead(t, pinOptions{choose: switchAt{step}, policy: pol}, 0, step%8 == 0)
+			l, pinned := lostRead(t, pinOptions{choose: switchAt{step}, policy: pol}, 0, step%8 == 0)
 			if schedules++; l {
 				lost++
 			}
-			if step > steps {
+			if step > pinned {
 				return lost, schedules
 			}
 		}
@@ -194,7 +194,6 @@ func TestForkAgainstGUPFast(t *testing.T) {
 	without, n := sweep(flag)
 	t.Logf("flag, no re-check: %d of %d, %d pages copied", without, n, copied)
 	require.Positive(t, without, "the window between gup-fast's look and its reference")
-	require.Less(t, without, stock)
 	require.Positive(t, copied)
 	require.Zero(t, backed)
 

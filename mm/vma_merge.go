@@ -254,7 +254,10 @@ func (m *MM) splitVMA(t *sched.Task, v *VMA, addr uint64, newBelow bool) error {
 	return nil
 }
 
-// copyVMA allocates a copy of v that is on no list.
+// copyVMA allocates a copy of v that is on no list. It copies the links along with
+// the rest, which others may be changing under the lists' locks, and forgets them.
+//
+//go:norace
 func (m *MM) copyVMA(v *VMA) *VMA {
 	n := new(VMA)
 	*n = *v

@@ -23,13 +23,12 @@ func timed() rigOptions { return rigOptions{Options: sched.Options{Regime: sched
 
 // plainFile is a file that can be mapped; closer is one that wants to know.
 type plainFile struct {
-	name      string
-	mode      FileMode
-	refs      int
-	flags     VMFlags // added to each VMA
-	err       error
-	mapped    int
-	unmapping func(v *VMA)
+	name   string
+	mode   FileMode
+	refs   int
+	flags  VMFlags // added to each VMA
+	err    error
+	mapped int
 }
 
 func (f *plainFile) Get(*sched.Task) { f.refs++ }
@@ -190,6 +189,8 @@ var mergeCases = []struct{ name, script, want string }{
 	{"different ones: prev only", "map 0-2 rw; touch 0; map 4-6 rw; touch 4; map 2-4 rw", "0-4:rw@a 4-6:rw@b"},
 	{"neighbours get the same one", "map 0-2 rw; map 2-4 r; touch 0; prot 2-4 rw", "0-4:rw@a"},
 	{"neighbours with other permissions share", "map 0-2 rw; map 2-4 rwx; touch 0; touch 2", "0-2:rw@a 2-4:rwx@a"},
+	{"and so they do upwards", "map 2-4 rw; touch 2; map 0-2 rwx; touch 0", "0-2:rwx@a 2-4:rw@a"},
+	{"next is asked before prev", "map 0-2 rw; touch 0; map 4-6 rw; touch 4; map 2-4 rwx; touch 2", "0-2:rw@a 2-4:rwx@b 4-6:rw@b"},
 	{"shared ones merge again", "map 0-2 rw; map 2-4 rwx; touch 0; touch 2; prot 2-4 rw", "0-4:rw@a"},
 	{"modify between different ones: prev only", "map 0-2 rw; touch 0; map 4-6 rw; touch 4; map 2-4 r; prot 2-4 rw", "0-4:rw@a 4-6:rw@b"},
 	{"untouched middle takes prev's", "map 0-2 rw; touch 0; map 2-4 r; map 4-6 rw; prot 2-4 rw", "0-6:rw@a"},
@@ -244,6 +245,8 @@ var mergeCases = []struct{ name, script, want string }{
 	{"advice heals", "map 0-6 rw; advise 2-4 1; advise 0-6 0", "0-6:rw"},
 	{"dontfork and dofork", "map 0-6 rw; advise 2-4 10; advise 2-4 11", "0-6:rw"},
 	{"dontfork, neighbour too", "map 0-6 rw; advise 2-4 10; advise 4-6 10", "0-2:rw 2-6:rw"},
+	{"dontfork, tail to next", "map 0-6 rw; advise 4-6 10; advise 2-4 10", "0-2:rw 2-6:rw"},
+	{"dontfork, all but an end", "map 0-6 rw; advise 0-1 10; advise 0-5 10", "0-5:rw 5-6:rw"},
 	{"dontfork, touched", "map 0-6 rw; touch 3; advise 2-4 10", "0-2:rw@a 2-4:rw@a 4-6:rw@a"},
 }
 

@@ -103,13 +103,13 @@ func (e *env) resolve(tok explore.Token) (*workload.Workload, workload.Values, m
 
 // drawSchedule runs the schedule once more, keeps its steps and draws them.
 func drawSchedule(target *explore.Target, s explore.Spec, all bool) string {
-	story := explore.Capture(*target, s, matrix.CaptureOptions())
+	story := matrix.Tell(target, s)
 	o := explore.DiagramOptions{NoHead: true}
 	if all {
 		o.Show = func(*explore.Step) bool { return true }
 		o.MaxRows = 1 << 30
 	}
-	return story.Diagram(o)
+	return story.Legend + "\n\n" + story.Diagram(o)
 }
 
 func traceSchedule(w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.Hosts, s explore.Spec, path string) error {

@@ -125,10 +125,11 @@ func (q *eventQueue) nextAt() uint64 {
 func (m *Machine) AddEvent(ns uint64, ev Event) {
 	now := m.nowCycles()
 	m.events.add(now+m.cost.NSToCycles(ns), ev)
-	m.det1.horizon = 0
-	if !m.det {
-		m.attendEvent(now + m.cost.NSToCycles(ns))
+	if m.det {
+		m.det1.horizon = 0
+		return
 	}
+	m.attendEvent(now + m.cost.NSToCycles(ns))
 }
 
 // PendingEvents returns how many device events and timers are outstanding.

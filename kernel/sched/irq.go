@@ -60,7 +60,10 @@ func (m *Machine) Kick(xc *x86.CPU) {
 		m.det1.horizon = 0
 		return
 	}
-	c.isIdle.Store(false)
+	if c.isIdle.Load() {
+		// A CPU that becomes idle after this look finds the pending interrupt.
+		c.isIdle.Store(false)
+	}
 	if c.parked.Load() {
 		select {
 		case c.park <- struct{}{}:

@@ -2,7 +2,9 @@ package sched
 
 import (
 	"fmt"
+	"runtime"
 	"sync/atomic"
+	"time"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/trace"
@@ -63,6 +65,10 @@ type Options struct {
 	// LivelockNS ends a parallel run in which virtual time advanced by so much
 	// without any task making progress; zero means 60 s.
 	LivelockNS uint64
+	// Watchdog is how long, in host time, the machine may make no step before the
+	// run ends as Stuck, with the name of the task that blocks in Go; zero means
+	// DefaultWatchdog.
+	Watchdog time.Duration
 	// CheckLocks turns on the lock-order checker (kernel/lock). It is always on
 	// in the Free regime and in race-detector builds.
 	CheckLocks bool
@@ -83,6 +89,9 @@ func (o *Options) Validate() error {
 	}
 	if o.Regime > Free {
 		return fmt.Errorf("sched: unknown regime %d", o.Regime)
+	}
+	if o.Watchdog < 0 {
+		return fmt.Errorf("sched: Watchdog is %v, must not be negative", o.Watchdog)
 	}
 	if o.Mem == nil {
 		return fmt.Errorf("sched: Mem is required")
@@ -114,7 +123,6 @@ type Machine struct {
 	nextTask  int           // protected by tasksLock
 	live      atomic.Int64  // tasks that keep the machine from being quiet
 	nextObj   atomic.Uint64 // numbers of locks and words
-	progress  atomic.Uint64 // system calls and faults completed, for livelock detection
 
 	// dying is set when live coroutines are to unwind at their next point.
 	dying atomic.Bool
@@ -144,6 +152,9 @@ type cpu struct {
 	idle        *Task
 	needResched atomic.Bool
 	sliceEnd    uint64 // clock at which cur's slice ends. Owner.
+	// achieved counts system calls and faults completed here, for livelock detection.
+	// Written by the owner, read by anybody.
+	achieved x86.Word64
 	pickedAt    uint64 // clock at which cur was picked. Owner.
 	prev        *Task  // task switched away from, to be released by the loop. Owner.
 
@@ -162,7 +173,8 @@ type cpu struct {
 	pub    atomic.Uint64 // published clock
 	parked atomic.Bool
 	park   chan struct{}
-	points uint64 // slow points since the last yield to the Go scheduler. Owner.
+	points uint64 // slow points that were due by the clock. Owner.
+	due    uint64 // clock of the next one. Owner.
 }
 
 // New makes a machine. It runs nothing until Run.
@@ -178,6 +190,9 @@ func New(o Options) (*Machine, error) {
 	}
 	if o.StepLimit == 0 {
 		o.StepLimit = 20_000_000
+	}
+	if o.Watchdog == 0 {
+		o.Watchdog = DefaultWatchdog
 	}
 	if o.LivelockNS == 0 {
 		o.LivelockNS = 60_000_000_000
@@ -220,6 +235,11 @@ func New(o Options) (*Machine, error) {
 	}
 	if o.Regime == Free {
 		o.Strategy.Begin(o.CPUs)
+	}
+	m.events.next.Store(never)
+	m.par.spins = spinsIdle
+	if o.CPUs > runtime.GOMAXPROCS(0) {
+		m.par.spins = spinsCrowded
 	}
 	m.RegisterIRQ(x86.VecReschedule, func(*Task) {})
 	m.RegisterIRQ(x86.VecTimer, runExpiredTimers)
@@ -281,7 +301,8 @@ func (m *Machine) nowCycles() uint64 {
 // call or a fault ended.
 func (t *Task) Progress() {
 	if !t.M.det {
-		t.M.progress.Add(1)
+		c := &t.M.cpus[t.C.ID].achieved
+		c.Poke(c.Peek() + 1)
 		return
 	}
 	if t.M.opts.Regime == Timed {

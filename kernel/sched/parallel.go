@@ -12,9 +12,10 @@ import (
 // parState is what the parallel regime needs beside the CPUs.
 type parState struct {
 	clock        atomic.Uint64 // machine time in cycles, never decreasing
-	lastProgress atomic.Uint64 // value of Machine.progress when progressAt was set
+	lastProgress atomic.Uint64 // value of achieved when progressAt was set
 	progressAt   atomic.Uint64 // machine time of the last progress seen
 	firing       atomic.Int32  // CPUs in the middle of firing an event
+	spins        int           // rounds of a busy wait before it yields; immutable
 }
 
 const (
@@ -26,6 +27,11 @@ const (
 	yieldEvery = 4
 	// lead is how far a CPU's clock may run ahead of the slowest, in cycles.
 	lead = 3_000_000
+	// spinsIdle and spinsCrowded are how many rounds a busy wait makes before it
+	// lets other goroutines run: where every CPU has a host core, the one waited
+	// for is most likely running, and a flush takes some hundred nanoseconds; where
+	// they have not, it may well need this core.
+	spinsIdle, spinsCrowded = 64, 16
 	// parkAfter is how many fruitless rounds an idle CPU makes before it parks.
 	parkAfter = 64
 )
@@ -68,6 +74,12 @@ func (m *Machine) pointParallel(xc *x86.CPU) {
 		xc = &c.CPU
 	}
 	now := xc.Now()
+	if now < c.due {
+		// Only attention was asked for.
+		xc.SetLimit(c.due)
+		m.attend(c, t)
+		return
+	}
 	c.pub.Store(now)
 	time := m.parTime()
 	if m.events.nextAt() <= time {
@@ -92,15 +104,30 @@ func (m *Machine) pointParallel(xc *x86.CPU) {
 	if t != c.idle && c.sliceEnd > now && c.sliceEnd < limit {
 		limit = c.sliceEnd
 	}
+	c.due = limit
 	xc.SetLimit(limit)
-	if xc.Pending() != 0 && !xc.IRQsDisabled() {
-		m.Interrupts(xc)
+	m.attend(c, t)
+}
+
+// attend takes c's interrupts and reschedules if that is due. The limit has been set
+// before, so that attention raised meanwhile is not lost.
+func (m *Machine) attend(c *cpu, t *Task) {
+	if c.Pending() != 0 && !c.IRQsDisabled() {
+		m.Interrupts(&c.CPU)
 	} else if c.needResched.Load() {
 		t.preemptCheck()
 	}
 	if m.stop.Load() {
 		t.C.Attention()
 	}
+}
+
+// achieved sums what the CPUs have achieved.
+func (m *Machine) achieved() (n uint64) {
+	for _, c := range m.cpus {
+		n += c.achieved.Peek()
+	}
+	return n
 }
 
 // fireDue lets the events happen that are due at machine time.
@@ -159,7 +186,7 @@ func (m *Machine) spinParallel(xc *x86.CPU, spins int) {
 		m.Interrupts(xc)
 		return
 	}
-	if spins > 16 {
+	if spins > m.par.spins {
 		// The one we wait for may need our host core.
 		xc.SetNow(m.parTime())
 		runtime.Gosched()
@@ -257,12 +284,13 @@ func (m *Machine) advance(c *cpu) bool {
 
 // checkProgress stops a machine whose time passes without anything getting done.
 func (m *Machine) checkProgress(c *cpu, time uint64) {
-	p := m.progress.Load()
+	p := m.achieved()
 	if m.par.lastProgress.Swap(p) != p {
 		m.par.progressAt.Store(time)
 		return
 	}
-	if time-m.par.progressAt.Load() > m.cost.NSToCycles(m.opts.LivelockNS) {
+	// time may be from before another CPU noted progress.
+	if at := m.par.progressAt.Load(); time > at && time-at > m.cost.NSToCycles(m.opts.LivelockNS) {
 		m.fail(&Result{Reason: Livelock, Detail: m.livelockReport()})
 	}
 }

@@ -221,10 +221,9 @@ func (m *Machine) ObjName(o x86.ObjID) string {
 	return fmt.Sprintf("word %d", o.ID())
 }
 
-// watchdogAfter is how long a deterministic machine may make no step before the
-// watchdog says which task blocks in Go. Host time, generous: a loaded host must
-// not trip it.
-const watchdogAfter = 20 * time.Second
+// DefaultWatchdog is how long a machine may make no step before the watchdog says
+// which task blocks in Go. Host time, generous: a loaded host must not trip it.
+const DefaultWatchdog = 20 * time.Second
 
 // Run executes the machine until it is quiet or something ends it. It may be
 // called again after Quiet, with new tasks started in between.
@@ -264,7 +263,8 @@ func (m *Machine) Run() *Result {
 
 // wait waits for the loops to return, and watches that they make steps.
 func (m *Machine) wait(done chan struct{}) {
-	tick := time.NewTimer(watchdogAfter)
+	limit := m.opts.Watchdog
+	tick := time.NewTimer(limit)
 	defer tick.Stop()
 	var steps, progress uint64
 	for {
@@ -273,16 +273,16 @@ func (m *Machine) wait(done chan struct{}) {
 			return
 		case <-tick.C:
 		}
-		s, p := m.stepsSeen(), m.progress.Load()
+		s, p := m.stepsSeen(), m.achieved()
 		if s == steps && p == progress {
 			m.det1.stalled = true
 			m.fail(&Result{Reason: Stuck, Detail: fmt.Sprintf(
 				"no step for %v: a task blocks in Go (channel, mutex, time.Sleep) instead of in the emulated kernel\n%s",
-				watchdogAfter, m.runningTasks())})
+				limit, m.runningTasks())})
 			return
 		}
 		steps, progress = s, p
-		tick.Reset(watchdogAfter)
+		tick.Reset(limit)
 	}
 }
 

@@ -85,6 +85,10 @@ type Options struct {
 	// Latency is the disk's latency model; nil means the workload's own, and
 	// for the small form kernel's default.
 	Latency *blk.Latency
+	// CheckEvery is how often a run in the free regime checks every invariant, in steps;
+	// zero means every 64, a negative number never. The page that a step touches is
+	// checked after each step.
+	CheckEvery int
 	// StepLimit bounds a deterministic run; zero means 200,000 in the Free regime.
 	StepLimit uint64
 	// Booted is called with the machine before it runs: to stop it from outside, or
@@ -231,7 +235,13 @@ func Execute(w *Workload, o Options) (*Outcome, error) {
 	}
 	r.m = m
 	copy(m.DiskData(diskName), r.content)
-	if o.Observer != nil {
+	switch {
+	case o.Regime == sched.Free && o.CheckEvery >= 0:
+		if o.CheckEvery == 0 {
+			o.CheckEvery = 64
+		}
+		m.CheckSteps(uint64(o.CheckEvery), o.Observer)
+	case o.Observer != nil:
 		m.Sched().SetObserver(o.Observer)
 	}
 	if o.Booted != nil {
