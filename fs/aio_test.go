@@ -350,9 +350,7 @@ func TestCleanedInFlight(t *testing.T) {
 			u.want("read", u.events(id, 1)[0], nil, 8192, nil)
 			u.holds(a, 8192, 0)
 			for cleaned && !p.Has(page.Dirty) || p.Count.Peek() > 2 { // mapping and, perhaps, a pagevec
-				u.t.Point(0, 0)
-				u.t.M.Wake(u.t, u.t)
-				u.t.Schedule()
+				u.t.SleepFor(1_000_000)
 				u.t.Progress()
 			}
 			u.destroy(id)

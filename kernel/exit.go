@@ -135,13 +135,14 @@ func (t *Thread) exitNotify(last bool) {
 			m.releaseLocked(p)
 		}
 		m.noteExitLocked(p)
+		if parent != &m.root {
+			// Nobody can reap p before the parent has the signal.
+			parent.sendSignal(task, nil, SigInfo{Signal: SIGCHLD, PID: p.pid, Code: childCode(status)})
+			parent.childrenEnded.Wake(task)
+		}
 	}
 	m.tasklist.Unlock(task)
 	t.joiners.Wake(task)
-	if last && parent != &m.root {
-		parent.sendSignal(task, nil, SigInfo{Signal: SIGCHLD, PID: p.pid, Code: childCode(status)})
-		parent.childrenEnded.Wake(task)
-	}
 }
 
 // reparentLocked hands p's children to the machine, which waits for everybody at

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"flag"
 	"fmt"
 	"testing"
 
@@ -11,6 +12,9 @@ import (
 )
 
 var testHosts = NewHosts()
+
+// firstSeed makes other schedules be tried: go test ./kernel -args -seed 1000
+var firstSeed = flag.Uint64("seed", 0, "first seed of the free regime")
 
 // boot makes a machine of 1 MiB (4 MiB in the parallel regime, where per-CPU lists
 // hold much) unless o says otherwise, and checks it when the test ends.
@@ -37,7 +41,7 @@ func atRest(t testing.TB, m *Machine) {
 func regimes(t *testing.T, n int, fn func(t *testing.T, o Options)) {
 	t.Run("parallel", func(t *testing.T) { fn(t, Options{CPUs: n}) })
 	t.Run("timed", func(t *testing.T) { fn(t, Options{CPUs: n, Regime: sched.Timed}) })
-	for seed := range uint64(20) {
+	for seed := *firstSeed; seed < *firstSeed+20; seed++ {
 		t.Run(fmt.Sprintf("free/seed=%d", seed), func(t *testing.T) {
 			fn(t, Options{CPUs: n, Regime: sched.Free, Strategy: sched.NewRandom(seed)})
 		})

@@ -6,10 +6,11 @@ import (
 
 // Running out of memory. A system call that needs memory and gets none fails with
 // ENOMEM. A page fault has nobody to tell, so the process whose fault it is gets
-// killed, as Linux 2.6.29 arch/x86/mm/fault.c:do_page_fault does where
-// handle_mm_fault returns VM_FAULT_OOM ("VM: killing process"). There is no OOM
-// killer that looks for a better victim: who dies is then a property of the schedule
-// alone, which keeps verdicts comparable between policies.
+// killed. That is not what Linux 2.6.29 arch/x86/mm/fault.c:do_page_fault does: it
+// calls pagefault_out_of_memory, which kills a victim of the OOM killer's choice, and
+// takes the fault again. There is no OOM killer yet that looks for a better victim:
+// who dies is then a property of the schedule alone, which keeps verdicts comparable
+// between policies.
 
 // Victim is a process that was killed because memory ran out.
 type Victim struct {

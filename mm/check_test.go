@@ -144,7 +144,7 @@ func TestInvariantsAtEveryStep(t *testing.T) {
 			r := newPinRig(t, pinOptions{cpus: 3, regime: sched.Free, seed: seed, preempt: preempt, force: seed%2 == 1})
 			c := &stepChecker{r: r, every: 1}
 			r.m.SetObserver(c)
-			r.run(func(k *sched.Task, mm *MM) { r.mixed(k, mm, seed, 8) })
+			r.run(func(k *sched.Task, mm *MM) { r.mixed(k, mm, seed, 2, 16) })
 			require.Empty(t, c.errs, "seed %d", seed)
 			require.Positive(t, c.steps)
 		}
@@ -155,13 +155,13 @@ func TestInvariantsAtEveryStep(t *testing.T) {
 func TestMixedParallel(t *testing.T) {
 	for seed := range uint64(3) {
 		r := newPinRig(t, pinOptions{cpus: 3, regime: sched.Parallel, bytes: 16 << 20})
-		r.run(func(k *sched.Task, mm *MM) { r.mixed(k, mm, seed, 150) })
+		r.run(func(k *sched.Task, mm *MM) { r.mixed(k, mm, seed, 4, 150) })
 	}
 }
 
-// mixed runs two threads and their children on all CPUs.
-func (r *pinRig) mixed(k *sched.Task, mm *MM, seed uint64, steps int) {
-	const n = 4
+// mixed runs two threads and their children on all CPUs, over n private and n shared
+// pages.
+func (r *pinRig) mixed(k *sched.Task, mm *MM, seed uint64, n, steps int) {
 	private := r.mmap(k, mm, n, protRW, 0)
 	shared := r.mmap(k, mm, n, protRW, MapShared)
 	mm.MMGet(k)
@@ -179,10 +179,10 @@ func (r *pinRig) mix(k *sched.Task, mm *MM, private, shared uint64, n int, rnd *
 		i := uint64(rnd.IntN(n))
 		addr := base[rnd.IntN(2)] + i*pgSize
 		span := 1 + rnd.IntN(n-int(i))
-		switch rnd.IntN(10) {
-		case 0, 1:
+		switch rnd.IntN(13) {
+		case 0, 1, 10:
 			_ = store(k, addr, rnd.Uint64())
-		case 2:
+		case 2, 11, 12:
 			_, _ = load(k, addr)
 		case 3, 4:
 			got, _ := GetUserPagesFast(k, addr, span, rnd.IntN(2) == 0, PinGet, pages[:])
@@ -201,7 +201,7 @@ func (r *pinRig) mix(k *sched.Task, mm *MM, private, shared uint64, n int, rnd *
 		case 8:
 			prot := []Prot{ProtRead, protRW, protRW}[rnd.IntN(3)]
 			_ = SysMprotect(k, mm, addr, uint64(span)*pgSize, prot)
-		default:
+		case 9:
 			if forks == 0 {
 				continue
 			}

@@ -62,13 +62,13 @@
 // [GetUserPagesFast], which walks the tables without a lock. A CPU that runs a kernel
 // thread keeps the last address space loaded, lazily; at the first flush it leaves.
 //
-//	             switch to a user task of m
-//	   +---------------------------------------------+
-//	   v                                             |
-//	 OK, bit set --- kernel thread, idle ---> LAZY, bit set, one of m's Refs held
-//	   ^                                             |
-//	   |  switch back: load CR3                      | flush: leaveMM
-//	   +------------------ LAZY, bit clear <---------+
+//	            switch to a user task of m
+//	  +---------------------------------------------+
+//	  v                                             |
+//	OK, bit set --- kernel thread, idle ---> LAZY, bit set, one of m's Refs held
+//	  ^                                             |
+//	  |  switch back: load CR3                      | flush: leaveMM
+//	  +------------------ LAZY, bit clear <---------+
 //
 // # Two counts of an address space
 //

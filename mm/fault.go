@@ -38,6 +38,10 @@ const (
 //	handle_mm_fault: no memory ....................... SIGKILL
 //	                 nothing there ................... SIGBUS
 //
+// Two things differ. Linux has the OOM killer choose a victim and takes the fault
+// again; here the task itself dies. And there is no stack pointer to compare with, so
+// an access any distance below a stack makes it grow.
+//
 // Preconditions:
 //   - the task may sleep and does not hold mmap_sem
 func DoPageFault(t *sched.Task, m *MM, addr uint64, ec x86.FaultCode) (sig SigInfo, ok bool) {

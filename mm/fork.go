@@ -202,6 +202,7 @@ func (s *System) copyPTEs(f *Fork, dst, src x86.PFN, addr, end uint64) uint64 {
 	cow, clean := v.Flags.IsCOW(), v.Flags&VMShared != 0
 	from, to := f.Src.entry(src, x86.LevelPTE, addr), f.Dst.entry(dst, x86.LevelPTE, addr)
 	anon, file, protected := 0, 0, 0
+	plain := pages.Ledger() == nil && !s.M.CheckLocks() && !c.Trace.On() // nobody listens
 	for progress := 0; ; {
 		if progress >= progressBreak {
 			progress = 0
@@ -227,8 +228,19 @@ func (s *System) copyPTEs(f *Fork, dst, src x86.PFN, addr, end uint64) uint64 {
 			}
 			pte = pte.MkOld()
 			if p := s.NormalPage(v, pte); p != nil {
-				pages.GetAs(t, p, page.RefMap)
-				s.PageDupRmap(t, p, v, addr)
+				if plain && !p.Has(page.Tail) {
+					// The same two additions without calls: a fifth of the loop.
+					pfn := pte.PFN()
+					c.Point(x86.OpAdd, x86.PageObj(pfn, x86.PageRef))
+					if p.Count.RawAdd(1) <= 1 {
+						f.mappedButFree(pfn, addr)
+					}
+					c.Point(x86.OpAdd, x86.PageObj(pfn, x86.PageMap))
+					p.MapCount.RawAdd(1)
+				} else {
+					pages.GetAs(t, p, page.RefMap)
+					s.PageDupRmap(t, p, v, addr)
+				}
 				if p.Anon() {
 					anon++
 				} else {
@@ -253,6 +265,11 @@ func (s *System) copyPTEs(f *Fork, dst, src x86.PFN, addr, end uint64) uint64 {
 	c.Trace.Add(trace.EmuForkPages, uint64(anon+file))
 	c.Trace.Add(trace.EmuForkWrprotect, uint64(protected))
 	return addr
+}
+
+//go:noinline
+func (f *Fork) mappedButFree(pfn x86.PFN, addr uint64) {
+	f.T.Oops("copy_one_pte: pfn %#x at %#x is mapped and free", uint64(pfn), addr)
 }
 
 // copyPTEsHooked is copyPTEs with the policy's hooks. stop says that the policy

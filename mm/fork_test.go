@@ -297,6 +297,70 @@ func TestWriteFaultSleepsOnPageLock(t *testing.T) {
 	}
 }
 
+// Two threads store to the same shared page at once: both stores must be in the copy
+// that comes out, whoever makes it.
+func TestCopyOnWriteRace(t *testing.T) {
+	for seed := range uint64(80) {
+		o := rigOptions{}
+		o.CPUs, o.Regime, o.Strategy = 2, sched.Free, sched.NewRandom(seed)
+		r := boot(t, o)
+		r.run(func(u *user) {
+			a := u.mmap(1)
+			u.store(a, 0)
+			var m *MM
+			u.kernel(func(t *sched.Task) { m, _ = u.s.DupMM(t, u.mm) })
+			th := u.threadOn(u.otherCPU(), "second", func(u *user) {
+				u.store(a+8, 1)
+				if u.load(a+8) != 1 {
+					u.t.Oops("store lost at once")
+				}
+			})
+			u.store(a, 2)
+			u.wait(th)
+			assert.EqualValues(t, 2, u.load(a))
+			assert.EqualValues(t, 1, u.load(a+8))
+			assert.EqualValues(t, 1, u.mm.AnonRSS.Peek())
+			u.kernel(func(t *sched.Task) { m.MMPut(t) })
+		})
+		r.end()
+		r.close()
+	}
+}
+
+// One thread of the parent gives the page up by copying it, another goes on reading it
+// through its TLB, and the child, as soon as it is alone, writes to the page: what
+// the child writes must not be seen by the parent.
+func TestCopyOnWriteFlushesBeforeItLetsGo(t *testing.T) {
+	for seed := range uint64(150) {
+		o := rigOptions{}
+		o.CPUs, o.Regime, o.Strategy = 3, sched.Free, sched.NewPCT(seed, 3, 2500)
+		r := boot(t, o)
+		r.run(func(u *user) {
+			a, flag := u.mmap(1), u.mmap(1, MmapRequest{Prot: ProtRead | ProtWrite, Flags: MapShared | MapAnonymous})
+			u.store(a, 1)
+			u.store(flag, 0)
+			child := u.fork(func(c *user) {
+				for i := range uint64(4) {
+					c.store(a, 100+i)
+				}
+			})
+			reader := u.threadOn(0, "reader", func(u *user) {
+				for range 30 {
+					if v := u.load(a); v >= 100 {
+						u.t.Oops("the parent reads %d, which the child wrote", v)
+					}
+				}
+			})
+			u.store(a, 2)
+			u.wait(reader)
+			u.wait(child)
+			assert.EqualValues(t, 2, u.load(a))
+		})
+		r.end()
+		r.close()
+	}
+}
+
 // model is a process as a plain byte map: what the machine must agree with.
 type model struct {
 	pages map[uint64]uint64 // page number -> its word; absent: not mapped

@@ -66,6 +66,32 @@ func TestGUPFastHoldsOffFlush(t *testing.T) {
 	require.Positive(t, taken)
 }
 
+// The same for the walk without hooks, in all schedules with one preemption: taking
+// a reference on a page that is free is an oops.
+func TestGUPFastUnmapSweep(t *testing.T) {
+	for _, force := range []bool{false, true} {
+		taken, failed := 0, 0
+		for step, done := uint64(0), uint64(0); step <= done+1; step++ {
+			r := newPinRig(t, pinOptions{cpus: 2, regime: sched.Free, choose: switchAt{step}, force: force})
+			r.run(func(k *sched.Task, mm *MM) {
+				addr := r.mmap(k, mm, 2, protRW, 0)
+				r.fill(k, addr, 2, 1)
+				r.s.Pages.LRUAddDrain(k)
+				mm.MMGet(k)
+				r.start(k, "unmapper", 1, mm, func(k *sched.Task) { _ = SysMunmap(k, mm, addr, 2*pgSize) })
+				var pages [2]*page.Page
+				n, _ := GetUserPagesFast(k, addr, 2, true, PinGet, pages[:])
+				done = r.m.Steps()
+				taken += n
+				failed += 2 - n
+				r.s.PutUserPages(k, pages[:n], PinGet)
+			})
+		}
+		require.Positive(t, taken)
+		require.Positive(t, failed)
+	}
+}
+
 // The same with real parallelism, for the race detector.
 func TestGUPFastParallelUnmap(t *testing.T) {
 	r := newPinRig(t, pinOptions{cpus: 3, regime: sched.Parallel, bytes: 16 << 20})

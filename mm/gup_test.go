@@ -291,6 +291,45 @@ func TestGUPGrowsStack(t *testing.T) {
 	})
 }
 
+// A stack that grows and is locked calls get_user_pages in the middle of itself.
+func TestGUPNested(t *testing.T) {
+	r := newPinRig(t, pinOptions{regime: sched.Timed})
+	r.run(func(k *sched.Task, mm *MM) {
+		addr := r.mmapAt(k, mm, 0x100000000, 1, protRW, MapGrowsDown|MapLocked)
+		pages := make([]*page.Page, 4)
+		n, err := slow(k, mm, addr-3*pgSize, 4, GUPWrite, pages)
+		require.NoError(t, err)
+		require.Equal(t, 4, n)
+		for i, p := range pages {
+			require.Same(t, r.pageAt(mm, addr-3*pgSize+uint64(i)*pgSize), p)
+			require.Equal(t, 2, r.refs(k, p))
+		}
+		r.s.PutUserPages(k, pages, PinGet)
+	})
+}
+
+// Behind a SPECIAL entry there is no struct Page to refer to.
+func TestGUPSpecialEntry(t *testing.T) {
+	r := newPinRig(t, pinOptions{regime: sched.Timed})
+	r.run(func(k *sched.Task, mm *MM) {
+		addr := r.mmap(k, mm, 2, protRW, 0)
+		r.fill(k, addr, 2, 1)
+		ref, _, ok := mm.lookupPTE(k.C, addr+pgSize)
+		require.True(t, ok)
+		pte := ref.Peek()
+		ref.Poke(pte.MkSpecial())
+		var pages [2]*page.Page
+		n, err := GetUserPagesFast(k, addr, 2, true, PinGet, pages[:])
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		r.s.PutUserPages(k, pages[:1], PinGet)
+		n, err = GetUserPagesFast(k, addr+pgSize, 1, false, PinGet, pages[:])
+		require.Equal(t, unix.EFAULT, err)
+		require.Zero(t, n)
+		ref.Poke(pte)
+	})
+}
+
 // gupPolicy records and bends what slow get_user_pages asks.
 type gupPolicy struct {
 	Stock

@@ -340,3 +340,80 @@ func BenchmarkMmapMunmap(b *testing.B) {
 		}
 	})
 }
+
+// writtenBack is a file whose dirty pages are counted, so that the first store to each
+// must fault.
+type writtenBack struct{ shmemOps }
+
+func (writtenBack) AccountDirty() bool { return true }
+
+// A shared page of such a file becomes writable by mprotect only if it is dirty already.
+func TestMprotectDirtyAccountable(t *testing.T) {
+	r := boot(t, timed())
+	r.run(func(u *user) {
+		as := u.s.NewAddressSpace(writtenBack{}, nil, 10)
+		f := &plainFile{name: "f", mode: FModeRead | FModeWrite}
+		a, err := u.tryMmap(MmapRequest{Len: 2 * pg, Prot: ProtRead | ProtWrite, Flags: MapShared, File: f, Mapping: as}, 0)
+		assert.NoError(t, err)
+		assert.Zero(t, u.mm.lookupVMA(a).Prot&x86.PteRW)
+		u.load(a)
+		u.store(a+pg, 1)
+		assert.False(t, u.mm.PeekPTE(a).Write())
+		assert.True(t, u.mm.PeekPTE(a+pg).Write())
+		assert.NoError(t, u.mprotect(a, 2*pg, ProtRead))
+		assert.False(t, u.mm.PeekPTE(a+pg).Write())
+		assert.NoError(t, u.mprotect(a, 2*pg, ProtRead|ProtWrite))
+		assert.False(t, u.mm.PeekPTE(a).Write())
+		assert.True(t, u.mm.PeekPTE(a+pg).Write())
+		u.store(a, 1)
+		assert.True(t, u.mm.PeekPTE(a).Dirty())
+		u.munmap(a, 2)
+		as.Put(u.t)
+	})
+	assert.Zero(t, r.s.CommittedPages())
+	r.end()
+}
+
+// Locked stacks, locked heaps, and what cannot be locked.
+func TestLockedMemory(t *testing.T) {
+	r := boot(t, timed())
+	r.run(func(u *user) {
+		stack := MmapRequest{Addr: at(10), Prot: ProtRead | ProtWrite,
+			Flags: MapAnonymous | MapPrivate | MapFixed | MapGrowsDown | MapLocked}
+		u.mmap(1, stack)
+		u.mm.Limits.Memlock = 4 * pg
+		u.store(at(8), 1)
+		assert.EqualValues(t, 3, u.mm.LockedVM)
+		_, ok := u.tryStore(at(5), 8, 1)
+		assert.False(t, ok)
+		u.kernel(func(t2 *sched.Task) {
+			u.mm.MmapSem.DownRead(t2)
+			assert.NotNil(t, findExtendVMA(t2, u.mm, at(7)))
+			u.mm.MmapSem.UpRead(t2)
+		})
+		assert.True(t, u.mm.PeekPTE(at(7)).Write(), "get_user_pages makes what it adds to a locked stack present")
+
+		u.mm.DefFlags = VMLocked // mlockall(MCL_FUTURE)
+		u.mm.StartBrk, u.mm.Brk = at(100), at(100)
+		brk := func(addr uint64) (end uint64) {
+			u.kernel(func(t *sched.Task) { end = SysBrk(t, u.mm, addr) })
+			return end
+		}
+		assert.Equal(t, at(100), brk(at(101)), "beyond RLIMIT_MEMLOCK")
+		u.mm.Limits.Memlock = 0
+		assert.Equal(t, at(101), brk(at(101)))
+		assert.True(t, u.mm.PeekPTE(at(100)).Write())
+		assert.EqualValues(t, 5, u.mm.LockedVM)
+
+		// A device's memory is never locked.
+		as := u.s.NewAddressSpace(shmemOps{}, nil, 10)
+		dev := &plainFile{name: "dev", mode: FModeRead | FModeWrite, flags: VMIO}
+		_, err := u.tryMmap(MmapRequest{Addr: at(50), Len: pg, Prot: ProtRead, Flags: MapShared | MapFixed, File: dev, Mapping: as}, 0)
+		assert.NoError(t, err)
+		assert.EqualValues(t, 5, u.mm.LockedVM)
+		assert.NoError(t, u.mm.validateMM())
+		u.munmap(at(50), 1)
+		as.Put(u.t)
+	})
+	r.end()
+}

@@ -132,7 +132,7 @@ type Policy interface {
 	// an error ends the fork.
 	ForkVMA(f *Fork) error
 	// ForkPTE copies one present pte: it is copy_one_pte. Both ptls are held,
-	// f.PTE is the source pte as read. Unset: System.CopyOnePTE.
+	// f.PTE is the source pte as read. Unset: Fork.CopyOnePTE.
 	ForkPTE(f *Fork) ForkNext
 	// ForkBreak is called when ForkPTE returned ForkStop, with both ptls held for
 	// the same pte. It returns with neither held (f.Unlock), and says whether to

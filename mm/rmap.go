@@ -349,8 +349,7 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 			return s.unmapFailed(t, ptl)
 		}
 	}
-	pte := ref.Xchg(t.C, 0)
-	s.FlushTLBPage(t, v, addr)
+	pte := s.PtepClearFlush(t, v, addr, ref)
 	if pte.Dirty() {
 		s.SetPageDirty(t, p)
 	}

@@ -242,6 +242,44 @@ func TestTryToUnmap(t *testing.T) {
 	})
 }
 
+// Another CPU uses the page while it is being unmapped: no TLB may keep it.
+func TestTryToUnmapFlushes(t *testing.T) {
+	unmapped := 0
+	for seed := range uint64(60) {
+		r := newPinRig(t, pinOptions{cpus: 2, regime: sched.Free, seed: seed})
+		c := &stepChecker{r: r, every: 1}
+		r.m.SetObserver(c)
+		r.run(func(k *sched.Task, mm *MM) {
+			addr := r.mmap(k, mm, 1, protRW, 0)
+			r.store(k, addr, 1)
+			p := r.pageAt(mm, addr)
+			r.s.Pages.Get(k, p)
+			r.s.Pages.LockPage(k, p)
+			r.s.Pages.SetFlag(k, p, page.SwapCache)
+			p.Private = uint64(x86.MkSwapPTE(x86.SwapEntry{Offset: 3}))
+			mm.MMGet(k)
+			done := false
+			r.start(k, "user", 1, mm, func(k *sched.Task) {
+				for !done && k.C.Store(addr, 8, 2) == x86.NoFault {
+				}
+			})
+			for range 5 {
+				if r.s.TryToUnmap(k, p) == SwapSuccess {
+					unmapped++
+					r.unswap(k, mm, addr)
+					break
+				}
+			}
+			done = true
+			r.s.Pages.ClearFlag(k, p, page.SwapCache)
+			r.s.Pages.UnlockPage(k, p)
+			r.s.Pages.Put(k, p)
+		})
+		require.Empty(t, c.errs, "seed %d", seed)
+	}
+	require.Positive(t, unmapped)
+}
+
 func TestTryToUnmapLockedAndFile(t *testing.T) {
 	r := newPinRig(t, pinOptions{regime: sched.Timed})
 	r.run(func(k *sched.Task, mm *MM) {

@@ -1,6 +1,7 @@
 package mm
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -222,6 +223,56 @@ func TestUnmapFlushesBeforeFree(t *testing.T) {
 			u.store(flag, 1)
 			u.wait(th)
 		})
+		r.end()
+		r.close()
+	}
+}
+
+// freeWatch looks at every step for a translation, in any TLB, of a page that is free.
+// With several CPUs there must be none at any moment: flushes come first.
+type freeWatch struct {
+	r   *rig
+	buf []x86.TLBEntryInfo
+	bad string
+}
+
+func (w *freeWatch) Step(step uint64, t *sched.Task, _ x86.Op, _ x86.ObjID) {
+	for cpu := range w.r.m.CPUs() {
+		w.buf = w.r.m.CPU(cpu).AppendTLB(w.buf[:0])
+		for _, e := range w.buf {
+			if w.r.s.Pages.Page(e.PFN).Count.Peek() == 0 && w.bad == "" {
+				w.bad = fmt.Sprintf("step %d, %s: cpu %d translates %#x to pfn %#x, which is free", step, t.Name, cpu, e.VA, e.PFN)
+			}
+		}
+	}
+}
+
+func (*freeWatch) Device(uint64, sched.Event) {}
+
+func TestNoTLBHasAFreePage(t *testing.T) {
+	for seed := range uint64(30) {
+		o := rigOptions{}
+		o.CPUs, o.Regime, o.Strategy = 3, sched.Free, sched.NewRandom(seed)
+		r := boot(t, o)
+		w := &freeWatch{r: r}
+		r.m.SetObserver(w)
+		r.run(func(u *user) {
+			a := u.mmap(3)
+			work := func(u *user) {
+				for i := range uint64(6) {
+					u.tryStore(a+i%3*pg, 8, i)
+				}
+			}
+			work(u)
+			t1, t2 := u.threadOn(0, "first", work), u.threadOn(0, "second", work)
+			child := u.fork(work)
+			u.munmap(a, 2)
+			u.store(a+2*pg, 9)
+			u.wait(child)
+			u.wait(t1)
+			u.wait(t2)
+		})
+		require.Empty(t, w.bad, "seed %d", seed)
 		r.end()
 		r.close()
 	}

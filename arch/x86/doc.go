@@ -48,7 +48,8 @@
 // it executes a flush; and only the CPU itself can do that, in an interrupt
 // handler if another one asks. Many of the races between fork, copy-on-write
 // and direct I/O live in that interval. A test that wants to see one looks at
-// [CPU.Lookup]; the counter EmuStaleTLBStore says how often it happened.
+// [CPU.Lookup]; in the timed regime the counter EmuStaleTLBStore
+// says how often it happened.
 //
 // An instruction is atomic with respect to interrupts: [CPU.Load] and
 // [CPU.Store] take interrupts before they touch memory or afterwards, never

@@ -8,9 +8,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/workload"
 )
 
 // The exit codes.
@@ -39,7 +41,7 @@ type verb struct {
 func verbs() []verb {
 	return []verb{
 		{"matrix", "[flags]", "run every policy on every workload and print the verdicts (the default)", runMatrix},
-		{"run", "WORKLOAD [flags]", "run one workload under one policy and say what happened", runRun},
+		{"run", "WORKLOAD [flags]", "run one workload under one policy, once or many times, and say what happened", runRun},
 		{"list", "", "list the policies and the workloads", runList},
 		{"explain", "NAME", "explain a policy, a workload or a verdict", runExplain},
 		{"replay", "TOKEN [flags]", "replay a schedule exactly, and draw it", runReplay},
@@ -62,6 +64,7 @@ var errDiffer = errors.New("differs from what was expected")
 func Main(policies []mm.Policy) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	context.AfterFunc(ctx, stop) // whoever interrupts twice does not want to wait
 	tty := false
 	if st, err := os.Stderr.Stat(); err == nil {
 		tty = st.Mode()&os.ModeCharDevice != 0
@@ -117,7 +120,22 @@ func dispatch(e *env, args []string) error {
 		}
 		names = append(names, v.name)
 	}
-	return usagef("unknown verb %q%s; cowlab -h lists them", args[0], didYouMean(args[0], names))
+	return e.unknownVerb(args[0], names)
+}
+
+// unknownVerb says what might have been meant: names of other things than verbs are
+// often typed alone.
+func (e *env) unknownVerb(word string, verbs []string) error {
+	hint := didYouMean(word, verbs)
+	switch {
+	case workload.Lookup(word) != nil:
+		hint = fmt.Sprintf(" (did you mean \"cowlab run %s\"?)", word)
+	case slices.Contains(policyNames(e.policies), word):
+		hint = fmt.Sprintf(" (did you mean \"cowlab explain %s\"?)", word)
+	case strings.HasPrefix(word, "cl1."):
+		hint = " (did you mean \"cowlab replay TOKEN\"?)"
+	}
+	return usagef("unknown verb %q%s; cowlab -h lists them", word, hint)
 }
 
 func checkPolicies(policies []mm.Policy) error {
@@ -147,70 +165,14 @@ Usage: cowlab [VERB] [arguments]
 	fmt.Fprint(w, `
 cowlab VERB -h explains a verb's flags.
 
+A first look:
+  cowlab                              the table; a minute
+  cowlab run dma_thread               the bug, at full speed
+  cowlab replay TOKEN -min            the bug, step by step; the table has tokens
+  cowlab matrix -policies pg_gup -workloads forkscrew -schedules 20000 -parallel 0
+                                      search harder for a counterexample
+
 Exit codes: 0 it ran, 1 the result differs from what was expected, 2 bad usage,
 3 it could not run or was interrupted.
 `)
-}
-
-// newFlags makes a verb's flag set, which reports errors in one line and prints help
-// on stdout only when asked.
-func newFlags(e *env, name, args, about string) *flag.FlagSet {
-	fs := flag.NewFlagSet(name, flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.Usage = func() {
-		fmt.Fprintf(e.stdout, "Usage: cowlab %s\n\n%s\n", strings.TrimSpace(name+" "+args), about)
-		fs.SetOutput(e.stdout)
-		any := false
-		fs.VisitAll(func(*flag.Flag) { any = true })
-		if any {
-			fmt.Fprintln(e.stdout, "\nFlags:")
-			fs.PrintDefaults()
-		}
-		fs.SetOutput(io.Discard)
-	}
-	return fs
-}
-
-// parse parses flags that may stand before and after the positional arguments.
-func parse(fs *flag.FlagSet, args []string, most int) ([]string, error) {
-	var pos []string
-	for {
-		if err := fs.Parse(args); err != nil {
-			if errors.Is(err, flag.ErrHelp) {
-				return nil, err
-			}
-			return nil, flagError(fs, err)
-		}
-		args = fs.Args()
-		if len(args) == 0 {
-			break
-		}
-		pos = append(pos, args[0])
-		args = args[1:]
-	}
-	if len(pos) > most {
-		return nil, usagef("%s: unexpected argument %q", fs.Name(), pos[most])
-	}
-	return pos, nil
-}
-
-// flagError makes the flag package's error say what would be right.
-func flagError(fs *flag.FlagSet, err error) error {
-	msg := err.Error()
-	if _, name, ok := strings.Cut(msg, "flag provided but not defined: -"); ok {
-		var names []string
-		fs.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
-		return usagef("%s has no flag -%s%s; cowlab %s -h lists them", fs.Name(), name, didYouMean(name, names), fs.Name())
-	}
-	return usagef("%s: %s", fs.Name(), msg)
-}
-
-// format checks a -format flag.
-func format(s string, allowed ...string) error {
-	for _, a := range allowed {
-		if s == a {
-			return nil
-		}
-	}
-	return usagef("-format %q: must be %s", s, strings.Join(allowed, ", "))
 }

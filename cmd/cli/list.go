@@ -5,6 +5,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"text/tabwriter"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/workload"
@@ -16,18 +18,25 @@ func runList(e *env, args []string) error {
 		return err
 	}
 	w := tabwriter.NewWriter(e.stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "POLICY\tROW\tWHAT\tWHO")
+	fmt.Fprintln(w, "POLICY\tROW\tWHO\tWHAT")
 	for _, p := range e.policies {
 		row, title, who := "-", "-", "-"
 		if x, ok := p.(mm.Explainer); ok {
 			a := x.About()
-			row, title, who = fmt.Sprint(a.Row), a.Title, a.Who
+			title, who = a.Title, a.Who
+			if a.Row >= 0 {
+				row = fmt.Sprint(a.Row)
+			}
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Name(), row, title, who)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Name(), row, who, title)
 	}
-	fmt.Fprintln(w, "\t\t\t\nWORKLOAD\t\tWHAT\tTHREAD LINES")
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(e.stdout)
+	fmt.Fprintln(w, "WORKLOAD\tLINES\tWHAT")
 	for _, wl := range workload.All() {
-		fmt.Fprintf(w, "%s\t\t%s\t%s\n", wl.Name, wl.Title, wl.Lines)
+		fmt.Fprintf(w, "%s\t%s\t%s\n", wl.Name, wl.Lines, wl.Title)
 	}
 	return w.Flush()
 }
@@ -53,7 +62,7 @@ func runExplain(e *env, args []string) error {
 		return nil
 	}
 	if text, ok := verdictHelp[workload.Verdict(name)]; ok {
-		fmt.Fprintf(e.stdout, "%s (a verdict)\n\n  %s\n", name, text)
+		fmt.Fprintf(e.stdout, "%s (a verdict)\n\n%s\n", name, wrapped(sentence(text), "  "))
 		return nil
 	}
 	names := append(policyNames(e.policies), workloadNames()...)
@@ -83,32 +92,104 @@ func explainPolicy(e *env, p mm.Policy) {
 	fmt.Fprintf(e.stdout, "%s (a policy)\n", p.Name())
 	x, ok := p.(mm.Explainer)
 	if !ok {
-		fmt.Fprintln(e.stdout, "\n  It does not say more about itself (it has no method About).")
+		fmt.Fprintf(e.stdout, "\n  It does not say more about itself (it has no method About).\n\nWhat it promises: %s\n", promises(p.Claims()))
 		return
 	}
 	a := x.About()
-	fmt.Fprintf(e.stdout, "\n  %s\n\n  row %d; %s, %s; thread lines %s\n\nWhat it changes\n", a.Title, a.Row, a.Who, a.When, a.Lines)
+	fmt.Fprintf(e.stdout, "\n%s\n  row %d; %s, %s; thread lines %s\n\nWhat it changes\n", wrapped(sentence(a.Title), "  "), a.Row, a.Who, a.When, a.Lines)
 	for _, c := range a.Changes {
-		fmt.Fprintf(e.stdout, "  - %s\n", c)
+		fmt.Fprintf(e.stdout, "  - %s\n", strings.TrimSpace(wrapped(c, "    ")))
 	}
-	fmt.Fprintf(e.stdout, "\nWhat it claims\n  %s\n\nWhat it leaves open\n  %s\n", a.Claims, a.Open)
+	fmt.Fprintf(e.stdout, "\nWhat it claims\n%s\n", wrapped(sentence(a.Claims), "  "))
+	fmt.Fprintln(e.stdout, wrapped("(the matrix holds it to: "+promises(p.Claims())+")", "  "))
+	fmt.Fprintf(e.stdout, "\nWhat it leaves open\n%s\n", wrapped(sentence(a.Open), "  "))
+}
+
+// guarantees are the promises of policies in words.
+var guarantees = []struct {
+	bit  mm.Guarantee
+	word string
+}{
+	{mm.Forward, "forward race"}, {mm.Reverse, "reverse race"}, {mm.AIO, "asynchronous I/O"}, {mm.Disclosure, "disclosure"},
+	{mm.OtherPins, "pins of others than direct I/O"}, {mm.Hugetlb, "hugetlb pages"}, {mm.UnderSwap, "under swap"},
+}
+
+// promises lists guarantees; without a list, nothing.
+func promises(g mm.Guarantee) string {
+	var words []string
+	for _, x := range guarantees {
+		if g&x.bit != 0 {
+			words = append(words, x.word)
+		}
+	}
+	if words == nil {
+		return "nothing"
+	}
+	return list(words)
 }
 
 func explainWorkload(e *env, w *workload.Workload) {
-	fmt.Fprintf(e.stdout, "%s (a workload, %s)\n\n  %s\n  thread lines %s\n\nParameters (default; small form)\n", w.Name, w.Group, w.Title, w.Lines)
-	for _, p := range w.Params {
-		fmt.Fprintf(e.stdout, "  -%-10s %s (%d; %d)\n", p.Name, p.Usage, p.Default, p.Small)
+	fmt.Fprintf(e.stdout, "%s (a workload, %s)\n\n%s\n  thread lines %s\n", w.Name, w.Group, wrapped(sentence(w.Title), "  "), w.Lines)
+	var able []string
+	for _, p := range e.policies {
+		if p.Claims()&w.Needs == w.Needs {
+			able = append(able, p.Name())
+		}
 	}
+	fmt.Fprintf(e.stdout, "  it needs: %s\n", promises(w.Needs))
+	if able != nil {
+		fmt.Fprintf(e.stdout, "  promised by %s\n", list(able))
+	}
+	fmt.Fprintln(e.stdout, "\nParameters")
+	tw := tabwriter.NewWriter(e.stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(tw, "  NAME\tDEFAULT\tSMALL FORM\t")
+	for _, p := range w.Params {
+		fmt.Fprintf(tw, "  -%s\t%d\t%d\t%s\n", p.Name, p.Default, p.Small, p.Usage)
+	}
+	_ = tw.Flush()
 	var vs []string
 	for _, v := range w.Variants {
 		if v == "" {
-			v = "defaults"
+			v = "its defaults"
 		}
 		vs = append(vs, v)
 	}
 	if len(vs) > 0 {
-		fmt.Fprintf(e.stdout, "\nThe matrix runs it with: %s\n", strings.Join(vs, "; "))
+		fmt.Fprintf(e.stdout, "\nThe matrix runs it with %s.\n", strings.Join(vs, ", and with "))
 	}
+}
+
+// list joins words with commas.
+func list(words []string) string { return strings.Join(words, ", ") }
+
+// sentence makes a phrase one. An identifier at its beginning stays as it is.
+func sentence(s string) string {
+	s = strings.TrimSpace(s)
+	first, _, _ := strings.Cut(s, " ")
+	if s == "" || strings.ContainsAny(first, "_-.") {
+		return s
+	}
+	r, n := utf8.DecodeRuneInString(s)
+	s = string(unicode.ToUpper(r)) + s[n:]
+	return strings.TrimSuffix(s, ".") + "."
+}
+
+// wrapped breaks text into indented lines of at most 80 columns.
+func wrapped(text, indent string) string {
+	const width = 80
+	var lines []string
+	line := indent
+	for _, word := range strings.Fields(text) {
+		if len(line) > len(indent) && len(line)+1+len(word) > width {
+			lines = append(lines, line)
+			line = indent
+		}
+		if len(line) > len(indent) {
+			line += " "
+		}
+		line += word
+	}
+	return strings.Join(append(lines, line), "\n")
 }
 
 func runVersion(e *env, args []string) error {
@@ -122,6 +203,11 @@ func runVersion(e *env, args []string) error {
 			version = bi.Main.Version
 		}
 		goVersion = bi.GoVersion
+		for _, x := range bi.Settings {
+			if x.Key == "vcs.revision" && version == "(devel)" {
+				version = x.Value[:min(12, len(x.Value))]
+			}
+		}
 	}
 	fmt.Fprintf(e.stdout, "cowlab %s %s\n", version, goVersion)
 	return nil

@@ -11,22 +11,28 @@ import (
 )
 
 func runMatrix(e *env, args []string) error {
-	fs := newFlags(e, "matrix", "", `Run every policy on every workload and print a table of verdicts with evidence.
+	fs := newFlags(e, "matrix", "[flags]", `Run every policy on every workload and print a table of verdicts with evidence.
 
 Each cell is searched with many schedules of the workload's small form, which can be
-replayed, and run in its default size in the parallel regime, which cannot.`)
+replayed, and run in its default size in the parallel regime, which cannot. A cell is
+"safe" only as far as its bound says.
+
+Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`,
+		"cowlab matrix -format json > known.json",
+		"cowlab matrix -expect known.json",
+		"cowlab matrix -policies pg_gup -workloads forkscrew -schedules 20000 -parallel 0 -seed 7")
 	policies := fs.String("policies", "", "comma-separated `names`; default all")
 	workloads := fs.String("workloads", "", "comma-separated `names`; default all")
 	form := fs.String("format", "text", "text, md or json")
 	schedules := fs.Int("schedules", 1000, "schedules of the small form for each cell")
 	seed := fs.Uint64("seed", 1, "numbers the search; the same seed searches the same schedules")
 	par := fs.Int("parallel", 1, "runs of the default size in the parallel regime for each cell")
-	expect := fs.String("expect", "", "compare the verdicts with those in a `file` written by -format json; exit 1 if they differ")
+	expect := fs.String("expect", "", "compare the verdicts with those in a `file` written with -format json; exit 1 if they differ")
 	workers := fs.Int("workers", 0, "host threads that search; 0 means one for each core")
 	if _, err := parse(fs, args, 0); err != nil {
 		return err
 	}
-	if err := format(*form, "text", "md", "json"); err != nil {
+	if err := oneOf("format", *form, "text", "md", "json"); err != nil {
 		return err
 	}
 	if *schedules < 0 || *par < 0 || *workers < 0 {
@@ -77,7 +83,7 @@ replayed, and run in its default size in the parallel regime, which cannot.`)
 	}
 	if want != nil {
 		if diffs := t.Differences(want); len(diffs) > 0 {
-			return fmt.Errorf("%w:\n  %s", errDiffer, strings.Join(diffs, "\n  "))
+			return fmt.Errorf("%w in %d of %d cells:\n  %s", errDiffer, len(diffs), len(t.Cells), strings.Join(diffs, "\n  "))
 		}
 	}
 	return nil

@@ -20,6 +20,7 @@ func newProgress(e *env) *progress { return &progress{e: e, start: time.Now()} }
 const (
 	progressAfter = 2 * time.Second
 	progressEvery = 100 * time.Millisecond
+	progressWidth = 79 // a line that wraps cannot be rewritten
 )
 
 // show says what is being done and how far the whole is, from 0 to 1.
@@ -30,11 +31,11 @@ func (p *progress) show(what string, done float64) {
 	}
 	p.last = now
 	line := fmt.Sprintf("%3.0f%% %s", 100*done, what)
-	if done > 0.02 {
+	if done > 0.02 && done < 1 {
 		left := time.Duration(float64(now.Sub(p.start)) * (1 - done) / done)
 		line += fmt.Sprintf(", about %s left", left.Round(time.Second))
 	}
-	p.print(line)
+	p.print(line[:min(len(line), progressWidth)])
 }
 
 func (p *progress) print(line string) {

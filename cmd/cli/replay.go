@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
@@ -12,11 +13,17 @@ import (
 )
 
 func runReplay(e *env, args []string) error {
-	fs := newFlags(e, "replay", "TOKEN", `Replay a schedule exactly: print the verdict, the evidence and the interleaving.`)
+	fs := newFlags(e, "replay", "TOKEN [flags]", `Replay a schedule exactly: print the verdict, the evidence and the interleaving.
+
+The diagram has a column for each processor and one for devices, and follows the page
+whose contents went two ways. A '*' marks where a processor was left although it could
+have gone on.`)
 	minimise := fs.Bool("min", false, "first minimise the schedule to its fewest context switches, and print the new token")
 	draw := fs.Bool("diagram", true, "draw the interleaving")
-	all := fs.Bool("all", false, "draw every step, not only those that matter to more than one side")
-	times := fs.Int("times", 1, "replay so often and compare the final states")
+	all := fs.Bool("all", false, "draw every step, not only those on the page that went wrong")
+	width := fs.Int("width", 0, "columns of the diagram; 0 means 44 for each lane")
+	asJSON := fs.Bool("json", false, "print the whole run as one JSON object instead: its verdict and every step, those drawn marked \"shown\"")
+	times := fs.Int("times", 1, "replay so often and compare the final states; exit 1 if they differ")
 	tracePath := fs.String("trace", "", "write a trace for Perfetto (Chrome JSON) to `file`")
 	pos, err := parse(fs, args, 1)
 	if err != nil {
@@ -27,6 +34,9 @@ func runReplay(e *env, args []string) error {
 	}
 	if *times < 1 {
 		return usagef("-times is %d, must be at least 1", *times)
+	}
+	if *width < 0 {
+		return usagef("-width is %d, must not be negative", *width)
 	}
 	tok, err := explore.ParseToken(pos[0])
 	if err != nil {
@@ -39,29 +49,30 @@ func runReplay(e *env, args []string) error {
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
 	target := matrix.Target(w, v, p, hosts)
+	var note string
 	if *minimise {
-		bar := newProgress(e)
-		min, err := explore.Shrink(e.ctx, *target, tok.Spec, explore.ShrinkOptions{})
-		bar.clear()
-		if err != nil {
+		if tok, note, err = e.minimise(target, tok); err != nil {
 			return err
 		}
-		tok = target.Token(min.Spec)
-		fmt.Fprintf(e.stdout, "minimised to %d switches: %s\n\n", len(min.Spec.Switches), tok)
 	}
-	first := target.Run(tok.Spec.Strategy(), nil)
-	for i := 1; i < *times; i++ {
-		if again := target.Run(tok.Spec.Strategy(), nil); again.State != first.State || again.Verdict != first.Verdict {
-			return fmt.Errorf("%w: replay %d ended in state %016x (%s), the first in %016x (%s)",
-				errDiffer, i+1, again.State, again.Verdict, first.State, first.Verdict)
-		}
-		if e.ctx.Err() != nil {
-			return e.ctx.Err()
+	first, err := e.repeat(target, tok, *times)
+	if err != nil {
+		return err
+	}
+	if *tracePath != "" {
+		if err := traceSchedule(w, v, p, hosts, tok.Spec, *tracePath); err != nil {
+			return err
 		}
 	}
-	fmt.Fprintf(e.stdout, "%s under %s: %s\n", w.Name, p.Name(), first.Verdict)
+	if *asJSON {
+		return matrix.Tell(target, tok.Spec).JSON(e.stdout)
+	}
+	if note != "" {
+		fmt.Fprintf(e.stdout, "%s\n\n", note)
+	}
+	fmt.Fprintf(e.stdout, "%s under %s: %s\n", title(w, v), p.Name(), first.Verdict)
 	if first.Detail != "" {
-		fmt.Fprintf(e.stdout, "  %s\n", first.Detail)
+		fmt.Fprintf(e.stdout, "  %s\n", indented(first.Detail, "  "))
 	}
 	fmt.Fprintf(e.stdout, "  %d schedule points, state %016x", first.Steps, first.State)
 	if *times > 1 {
@@ -69,23 +80,72 @@ func runReplay(e *env, args []string) error {
 	}
 	fmt.Fprintln(e.stdout)
 	if *draw {
-		fmt.Fprintf(e.stdout, "\n%s", drawSchedule(target, tok.Spec, *all))
+		story := matrix.Tell(target, tok.Spec)
+		o := explore.DiagramOptions{NoHead: true, Width: *width}
+		if *all {
+			o.Show, o.MaxRows = func(*explore.Step) bool { return true }, 1<<30
+		}
+		if story.Legend != "" {
+			fmt.Fprintf(e.stdout, "\n%s\n", story.Legend)
+		}
+		fmt.Fprintf(e.stdout, "\n%s", story.Diagram(o))
 	}
 	if *tracePath != "" {
-		return traceSchedule(w, v, p, hosts, tok.Spec, *tracePath)
+		fmt.Fprintf(e.stdout, "\ntrace written to %s (open it at ui.perfetto.dev)\n", *tracePath)
 	}
 	return nil
 }
 
+// minimise looks for an easier schedule with the same verdict.
+func (e *env) minimise(target *explore.Target, tok explore.Token) (explore.Token, string, error) {
+	bar := newProgress(e)
+	bar.show("minimising", 0)
+	least, err := explore.Shrink(e.ctx, *target, tok.Spec, explore.ShrinkOptions{})
+	bar.clear()
+	if err != nil {
+		return tok, "", err
+	}
+	tok = target.Token(least.Spec)
+	how := "complete"
+	if !least.Complete {
+		how = "cut short"
+	}
+	return tok, fmt.Sprintf("minimised from %d context switches to %d in %d runs (%s): %s",
+		least.Before.Departures, least.After.Departures, least.Runs, how, tok), e.ctx.Err()
+}
+
+// repeat runs the schedule so often and compares how it ends.
+func (e *env) repeat(target *explore.Target, tok explore.Token, times int) (explore.Observation, error) {
+	bar := newProgress(e)
+	defer bar.clear()
+	first := target.Run(tok.Spec.Strategy(), nil)
+	for i := 1; i < times; i++ {
+		if e.ctx.Err() != nil {
+			return first, e.ctx.Err()
+		}
+		bar.show(fmt.Sprintf("replay %d of %d", i+1, times), float64(i)/float64(times))
+		if again := target.Run(tok.Spec.Strategy(), nil); again.State != first.State || again.Verdict != first.Verdict {
+			return first, fmt.Errorf("%w: replay %d ended in state %016x (%s), the first in %016x (%s)",
+				errDiffer, i+1, again.State, again.Verdict, first.State, first.Verdict)
+		}
+	}
+	return first, nil
+}
+
 // resolve looks up what a token names.
 func (e *env) resolve(tok explore.Token) (*workload.Workload, workload.Values, mm.Policy, error) {
-	w, err := findWorkload(tok.Target)
-	if err != nil {
-		return nil, nil, nil, err
+	w := workload.Lookup(tok.Target)
+	switch {
+	case w != nil:
+	case strings.HasPrefix(tok.Target, "Test"):
+		return nil, nil, nil, usagef("the token names a Go test; run it in the test's package:\n  COWLAB_SCHEDULE=%s go test -run '^%s$' .", tok, tok.Target)
+	default:
+		_, err := findWorkload(tok.Target)
+		return nil, nil, nil, usagef("token: %v", err)
 	}
 	p, err := e.findPolicy(tok.Policy)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, usagef("token: %v", err)
 	}
 	text := ""
 	for i, prm := range tok.Params {
@@ -101,25 +161,25 @@ func (e *env) resolve(tok explore.Token) (*workload.Workload, workload.Values, m
 	return w, v, p, nil
 }
 
-// drawSchedule runs the schedule once more, keeps its steps and draws them.
-func drawSchedule(target *explore.Target, s explore.Spec, all bool) string {
-	story := matrix.Tell(target, s)
-	o := explore.DiagramOptions{NoHead: true}
-	if all {
-		o.Show = func(*explore.Step) bool { return true }
-		o.MaxRows = 1 << 30
-	}
-	return story.Legend + "\n\n" + story.Diagram(o)
+// title is a workload with the parameters that differ from the small form's.
+func title(w *workload.Workload, v workload.Values) string {
+	return strings.TrimSpace(w.Name + " " + w.Format(v, true))
 }
 
+// indented indents all lines but the first, and drops blanks at the end.
+func indented(text, by string) string {
+	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+by)
+}
+
+// traceSchedule runs the schedule once more and records its events.
 func traceSchedule(w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.Hosts, s explore.Spec, path string) error {
-	var terr error
-	_, err := workload.Execute(w, workload.Options{
-		Policy: p, Values: v, Small: true, Regime: sched.Free, Strategy: s.Strategy(), Events: true, Hosts: hosts,
-		Done: func(m *kernel.Machine) { terr = writeTrace(path, m) },
-	})
+	t, err := newTrace(path)
 	if err != nil {
 		return err
 	}
-	return terr
+	_, err = workload.Execute(w, workload.Options{
+		Policy: p, Values: v, Small: true, Regime: sched.Free, Strategy: s.Strategy(), Events: true, Hosts: hosts,
+		Done: t.write,
+	})
+	return t.close(err)
 }

@@ -12,7 +12,7 @@ import (
 )
 
 func runSpeed(e *env, args []string) error {
-	fs := newFlags(e, "speed", "", `Measure the host kernel (native), the bare memory operations (floor) and the emulator
+	fs := newFlags(e, "speed", "[flags]", `Measure the host kernel (native), the bare memory operations (floor) and the emulator
 side by side in one run, and hold the medians of the paired ratios against the goals.
 
 The native column needs a C compiler; without one it says so.`)
@@ -24,17 +24,15 @@ The native column needs a C compiler; without one it says so.`)
 	if _, err := parse(fs, args, 0); err != nil {
 		return err
 	}
-	if err := format(*form, "text", "md", "json"); err != nil {
+	if err := oneOf("format", *form, "text", "md", "json"); err != nil {
 		return err
 	}
-	o := speed.Options{Pairs: *pairs}
-	switch *stage {
-	case "foundation":
-		o.Stage = speed.FoundationStage
-	case "goal":
+	if err := oneOf("stage", *stage, "foundation", "goal"); err != nil {
+		return err
+	}
+	o := speed.Options{Pairs: *pairs, Stage: speed.FoundationStage}
+	if *stage == "goal" {
 		o.Stage = speed.FinalStage
-	default:
-		return usagef("-stage %q: must be foundation or goal", *stage)
 	}
 	if err := o.Validate(); err != nil {
 		return usagef("%v", err)

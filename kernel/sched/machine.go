@@ -155,8 +155,8 @@ type cpu struct {
 	// achieved counts system calls and faults completed here, for livelock detection.
 	// Written by the owner, read by anybody.
 	achieved x86.Word64
-	pickedAt    uint64 // clock at which cur was picked. Owner.
-	prev        *Task  // task switched away from, to be released by the loop. Owner.
+	pickedAt uint64 // clock at which cur was picked. Owner.
+	prev     *Task  // task switched away from, to be released by the loop. Owner.
 
 	expired     []*Timer // timers due on this CPU; protected by expiredLock
 	expiredLock x86.RawSpin

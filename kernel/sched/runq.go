@@ -234,6 +234,8 @@ func (m *Machine) pull(c *cpu) bool {
 	if from == nil {
 		return false
 	}
+	// While the task is on neither queue, nobody must take the machine for quiet.
+	c.isIdle.Store(false)
 	from.rq.lock.Lock()
 	t := from.rq.steal()
 	if t != nil {

@@ -408,3 +408,21 @@ func BenchmarkPoint(b *testing.B) {
 		})
 	}
 }
+
+// TestMovingTaskIsNotTakenForQuiet pins that a task between two run queues keeps the
+// machine running: an idle CPU that pulled it once looked idle to the others, who found
+// all queues empty and reported a deadlock.
+func TestMovingTaskIsNotTakenForQuiet(t *testing.T) {
+	for range 300 {
+		m := boot(t, Options{CPUs: 4})
+		for i := range 6 {
+			task := m.NewTask(TaskOptions{Name: fmt.Sprint("t", i), CPU: 1}, func(t *Task) {
+				for range 3 {
+					t.Point(x86.OpYield, 0)
+				}
+			})
+			m.Start(nil, task)
+		}
+		require.NoError(t, m.Run().Err())
+	}
+}

@@ -79,10 +79,13 @@ func Run(ctx context.Context, o Options) (*Table, error) {
 		if ctx.Err() != nil {
 			return t, ctx.Err()
 		}
-		if o.Progress != nil {
-			o.Progress(fmt.Sprintf("%s on %s %s", j.p.Name(), j.w.Name, j.variant), float64(i)/float64(len(jobs)))
+		part := func(done float64) {
+			if o.Progress != nil {
+				o.Progress(strings.TrimSpace(fmt.Sprintf("%s on %s %s", j.p.Name(), j.w.Name, j.variant)), (float64(i)+done)/float64(len(jobs)))
+			}
 		}
-		c, err := runCell(ctx, j.w, j.variant, j.p, hosts, &o)
+		part(0)
+		c, err := runCell(ctx, j.w, j.variant, j.p, hosts, &o, part)
 		if err != nil && !errors.Is(err, context.Canceled) {
 			return t, err
 		}
@@ -91,8 +94,8 @@ func Run(ctx context.Context, o Options) (*Table, error) {
 	return t, ctx.Err()
 }
 
-// runCell establishes one cell.
-func runCell(ctx context.Context, w *workload.Workload, variant string, p mm.Policy, hosts *kernel.Hosts, o *Options) (*Cell, error) {
+// runCell establishes one cell, and tells part how far it is.
+func runCell(ctx context.Context, w *workload.Workload, variant string, p mm.Policy, hosts *kernel.Hosts, o *Options, part func(float64)) (*Cell, error) {
 	c := &Cell{Policy: p.Name(), Workload: w.Name, Params: variant, Verdict: workload.Safe, Also: []workload.Verdict{}}
 	small, err := w.Parse(variant, true)
 	if err != nil {
@@ -103,7 +106,8 @@ func runCell(ctx context.Context, w *workload.Workload, variant string, p mm.Pol
 	var bounds []string
 	if o.Schedules > 0 {
 		rep, err := explore.Search(ctx, *Target(w, small, p, hosts), explore.Options{
-			Schedules: uint64(o.Schedules), Seed: o.Seed, Workers: o.Workers,
+			Schedules: uint64(o.Schedules), Seed: o.Seed, Workers: o.Workers, Every: 100,
+			Progress: func(p explore.Progress) { part(0.9 * float64(p.Done) / float64(p.Planned)) },
 		})
 		if err != nil {
 			return c, err
@@ -119,7 +123,11 @@ func runCell(ctx context.Context, w *workload.Workload, variant string, p mm.Pol
 			seen[v] = fmt.Sprintf("%s; in %d of %d schedules", wit.Detail, rep.ByVerdict[wit.Verdict], rep.Schedules)
 			tokens[v] = wit.Token.String()
 		}
-		bounds = append(bounds, fmt.Sprintf("%d schedules of %d points (median)", rep.Schedules, rep.StepsMedian))
+		bound := fmt.Sprintf("%d schedules of %d points (median)", rep.Schedules, rep.StepsMedian)
+		if rep.Interrupted {
+			bound = fmt.Sprintf("interrupted after %d of %d schedules", rep.Schedules, rep.Planned)
+		}
+		bounds = append(bounds, bound)
 	}
 	full, err := w.Parse(variant, false)
 	if err != nil {
@@ -134,6 +142,9 @@ func runCell(ctx context.Context, w *workload.Workload, variant string, p mm.Pol
 		if err != nil {
 			return c, err
 		}
+		if out.Result.Reason == sched.Stopped && out.Verdict == workload.Safe {
+			break // interrupted: it says nothing
+		}
 		ran++
 		if out.Verdict != workload.Safe {
 			hits++
@@ -143,7 +154,7 @@ func runCell(ctx context.Context, w *workload.Workload, variant string, p mm.Pol
 				seen[f.Verdict] = f.String() + "; parallel regime"
 			}
 		}
-		if len(out.Problems) > 0 && out.Verdict == workload.Safe {
+		if len(out.Problems) > 0 && out.Verdict == workload.Safe && ctx.Err() == nil {
 			return c, fmt.Errorf("%s under %s: %s", w.Name, p.Name(), strings.Join(out.Problems, "; "))
 		}
 	}

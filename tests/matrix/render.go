@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -88,12 +89,14 @@ func (t *Table) WriteText(w io.Writer) error {
 	for _, c := range t.Cells {
 		fmt.Fprintf(w, "%s on %s: %s\n", c.Policy, column{c.Workload, c.Params}, c.words())
 		if c.Detail != "" {
-			fmt.Fprintf(w, "    %s\n", c.Detail)
+			fmt.Fprintf(w, "    %s\n", strings.ReplaceAll(strings.TrimSpace(c.Detail), "\n", "\n    "))
 		}
 		if c.Token != "" {
 			fmt.Fprintf(w, "    cowlab replay %s\n", c.Token)
 		}
-		fmt.Fprintf(w, "    searched: %s\n", c.Bound)
+		if c.Bound != "" {
+			fmt.Fprintf(w, "    searched: %s\n", c.Bound)
+		}
 	}
 	return nil
 }
@@ -143,6 +146,15 @@ func ReadJSON(r io.Reader) (*Table, error) {
 	if t.Cells == nil {
 		return nil, fmt.Errorf("not a stored matrix: no field \"cells\"")
 	}
+	for i := range t.Cells {
+		c := &t.Cells[i]
+		switch {
+		case c.Policy == "" || c.Workload == "":
+			return nil, fmt.Errorf("not a stored matrix: cell %d names no policy or no workload", i+1)
+		case !slices.Contains(workload.Verdicts(), c.Verdict):
+			return nil, fmt.Errorf("not a stored matrix: %s on %s: %q is no verdict", c.Policy, column{c.Workload, c.Params}, c.Verdict)
+		}
+	}
 	return &t, nil
 }
 
@@ -156,6 +168,15 @@ func (t *Table) Differences(want *Table) []string {
 			diffs = append(diffs, fmt.Sprintf("%s on %s: %s, but nothing was expected", c.Policy, column{c.Workload, c.Params}, c.Verdict))
 		case w.Verdict != c.Verdict:
 			diffs = append(diffs, fmt.Sprintf("%s on %s: %s, expected %s", c.Policy, column{c.Workload, c.Params}, c.Verdict, w.Verdict))
+		}
+	}
+	policies, columns := t.axes()
+	ran := func(workload string) bool {
+		return slices.ContainsFunc(columns, func(c column) bool { return c.workload == workload })
+	}
+	for _, w := range want.Cells {
+		if t.Cell(w.Policy, w.Workload, w.Params) == nil && slices.Contains(policies, w.Policy) && ran(w.Workload) {
+			diffs = append(diffs, fmt.Sprintf("%s on %s: not run, expected %s", w.Policy, column{w.Workload, w.Params}, w.Verdict))
 		}
 	}
 	return diffs
