@@ -62,6 +62,7 @@ func (m *Machine) Kick(xc *x86.CPU) {
 	}
 	if c.isIdle.Load() {
 		// A CPU that becomes idle after this look finds the pending interrupt.
+		m.par.moves.Add(1)
 		c.isIdle.Store(false)
 	}
 	if c.parked.Load() {
@@ -76,6 +77,7 @@ func (m *Machine) Kick(xc *x86.CPU) {
 func (m *Machine) idleLoop(c *cpu, t *Task) {
 	for {
 		if c.Pending() != 0 {
+			c.isIdle.Store(false) // whoever looks for quiet must see the handlers
 			m.Interrupts(&c.CPU)
 		}
 		if c.rq.n.Load() > 0 || m.pull(c) {

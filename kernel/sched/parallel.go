@@ -15,7 +15,12 @@ type parState struct {
 	lastProgress atomic.Uint64 // value of achieved when progressAt was set
 	progressAt   atomic.Uint64 // machine time of the last progress seen
 	firing       atomic.Int32  // CPUs in the middle of firing an event
-	spins        int           // rounds of a busy wait before it yields; immutable
+	// moves counts what may end a CPU's idleness: wake-ups, tasks pulled, interrupts
+	// to idle CPUs, events fired. Each is counted before it has any effect, by a CPU
+	// that is not idle or is counted in firing. If the count stands still while all
+	// CPUs are seen idle one after the other, they are all idle at once.
+	moves atomic.Uint64
+	spins int // rounds of a busy wait before it yields; immutable
 }
 
 const (
@@ -134,6 +139,7 @@ func (m *Machine) achieved() (n uint64) {
 func (m *Machine) fireDue(c *cpu, time uint64) bool {
 	fired := false
 	m.par.firing.Add(1)
+	m.par.moves.Add(1)
 	for {
 		e, ok := m.events.popDue(time)
 		if !ok {
@@ -267,10 +273,15 @@ func (m *Machine) advance(c *cpu) bool {
 	if at <= m.parTime() {
 		return m.fireDue(c, m.parTime())
 	}
-	if m.par.firing.Load() != 0 || !m.allIdle() || m.par.firing.Load() != 0 {
+	moves := m.par.moves.Load()
+	if m.par.firing.Load() != 0 || !m.allIdle() {
 		return false
 	}
-	if at = m.events.nextAt(); at == never {
+	at = m.events.nextAt()
+	if m.par.firing.Load() != 0 || m.par.moves.Load() != moves {
+		return false
+	}
+	if at == never {
 		// Nobody runs, nothing is pending, and nothing will be.
 		m.stopRun()
 		return true

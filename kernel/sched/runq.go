@@ -144,6 +144,7 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 		home.rq.lock.Unlock()
 		return false
 	}
+	m.par.moves.Add(1)
 	t.state.Store(int32(TaskRunning))
 	if t.onRQ {
 		// It is on its way into Schedule, which will find it running.
@@ -236,6 +237,7 @@ func (m *Machine) pull(c *cpu) bool {
 	}
 	// While the task is on neither queue, nobody must take the machine for quiet.
 	c.isIdle.Store(false)
+	m.par.moves.Add(1)
 	from.rq.lock.Lock()
 	t := from.rq.steal()
 	if t != nil {
