@@ -139,6 +139,13 @@ func (c *Kioctx) free(t *sched.Task, k *Kiocb) {
 func (k *Kiocb) setup(u *IOCB) error {
 	write := u.Opcode == IOCBCmdPwrite || u.Opcode == IOCBCmdPwritev
 	switch u.Opcode {
+	case IOCBCmdPread, IOCBCmdPwrite, IOCBCmdPreadv, IOCBCmdPwritev:
+		// The mode comes before the buffer, as in aio_setup_iocb.
+		if write && !k.File.Flags.CanWrite() || !write && !k.File.Flags.CanRead() {
+			return unix.EBADF
+		}
+	}
+	switch u.Opcode {
 	case IOCBCmdPread, IOCBCmdPwrite:
 		if !accessOK(u.Buf, u.Nbytes) {
 			return unix.EFAULT
@@ -154,9 +161,6 @@ func (k *Kiocb) setup(u *IOCB) error {
 		k.nbytes = int64(n)
 	default:
 		return unix.EINVAL
-	}
-	if write && !k.File.Flags.CanWrite() || !write && !k.File.Flags.CanRead() {
-		return unix.EBADF
 	}
 	k.left = k.nbytes
 	return nil

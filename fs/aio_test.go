@@ -329,7 +329,7 @@ func TestCleanedInFlight(t *testing.T) {
 	regimes(t, 1, 10, func(t *testing.T, cfg config) {
 		cfg.disk.Latency = &blk.Latency{Name: "slow", BaseNS: 50_000_000, Depth: 8}
 		r := newRig(t, cfg)
-		cleaned := false
+		dirty := false
 		r.run(func(u *user) {
 			f := u.open(ORdonly | ODirect)
 			a := u.mmap(2)
@@ -342,22 +342,17 @@ func TestCleanedInFlight(t *testing.T) {
 			}
 			pm := u.r.mm.Pages
 			pm.LockPage(u.t, p)
-			n := p.Count.Peek()
-			if cleaned = n > 1; cleaned { // the request is still there
-				pm.ClearFlag(u.t, p, page.Dirty)
-			}
+			pm.ClearFlag(u.t, p, page.Dirty)
 			pm.UnlockPage(u.t, p)
 			u.want("read", u.events(id, 1)[0], nil, 8192, nil)
 			u.holds(a, 8192, 0)
-			for cleaned && !p.Has(page.Dirty) || p.Count.Peek() > 2 { // mapping and, perhaps, a pagevec
-				u.t.SleepFor(1_000_000)
-				u.t.Progress()
-			}
+			u.t.SleepFor(1_000_000)
+			dirty = p.Has(page.Dirty)
 			u.destroy(id)
 			f.Put(u.t)
 		})
-		if cfg.Regime == sched.Timed {
-			assert.True(t, cleaned)
+		if cfg.Regime == sched.Timed { // elsewhere the request may have ended before
+			assert.True(t, dirty)
 			assert.EqualValues(t, 1, r.sum(trace.EmuWorkqueueRuns))
 		}
 	})

@@ -98,6 +98,9 @@ func Boot(o Options) (*Machine, error) {
 	}
 	m.mem = mem
 	if err := m.boot(); err != nil {
+		if m.sched != nil {
+			m.sched.Shutdown()
+		}
 		m.release()
 		return nil, err
 	}

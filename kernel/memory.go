@@ -37,7 +37,20 @@ type SigError struct {
 
 // Error describes the fault in one line.
 func (e *SigError) Error() string {
-	return fmt.Sprintf("%v (code %d) at %#x", e.Sig, e.Code, e.Addr)
+	why := fmt.Sprintf("code %d", e.Code)
+	switch {
+	case e.Sig == SIGSEGV && e.Code == SegvMapErr:
+		why = "nothing is mapped there"
+	case e.Sig == SIGSEGV && e.Code == SegvAccErr:
+		why = "the mapping does not permit it"
+	case e.Sig == SIGBUS && e.Code == BusAdrAln:
+		why = "a locked operation on a misaligned word"
+	case e.Sig == SIGBUS && e.Code == BusAdrErr:
+		why = "nothing is behind the mapping"
+	case e.Sig == SIGBUS && e.Code == BusObjErr:
+		why = "what is behind the mapping cannot be read"
+	}
+	return fmt.Sprintf("%v at %#x (%s)", e.Sig, e.Addr, why)
 }
 
 // fault resolves a page fault of the access to va that failed with ec. It reports

@@ -125,19 +125,22 @@ func (o *Options) Validate() error {
 	if o.Ring < 0 || o.Ring > 1<<24 {
 		return fmt.Errorf("kernel: Ring is %d, must be 0 to %d", o.Ring, 1<<24)
 	}
+	if h := o.Hosts; h != nil && (h.Mem == nil || h.Sched == nil) {
+		return fmt.Errorf("kernel: Hosts lacks a pool; NewHosts makes both")
+	}
 	if err := o.validateMemory(); err != nil {
 		return err
 	}
-	seen := map[string]bool{}
 	for i := range o.Disks {
 		d := &o.Disks[i]
 		if err := d.validate(); err != nil {
 			return err
 		}
-		if seen[d.Name] {
-			return fmt.Errorf("kernel: two disks are called %q", d.Name)
+		for _, other := range o.Disks[:i] {
+			if other.Name == d.Name {
+				return fmt.Errorf("kernel: two disks are called %q", d.Name)
+			}
 		}
-		seen[d.Name] = true
 	}
 	return nil
 }
@@ -159,7 +162,7 @@ func (o *Options) validateMemory() error {
 
 // host returns the pool to ask about sizes.
 func (o *Options) host() *x86.Host {
-	if o.Hosts != nil && o.Hosts.Mem != nil {
+	if o.Hosts != nil {
 		return o.Hosts.Mem
 	}
 	return x86.NewHost()

@@ -42,6 +42,8 @@ func TestOptionsAreRefusedWithTheLimit(t *testing.T) {
 	require.True(t, errors.As(err, &limit))
 	assert.Equal(t, uint64(64), limit.Limit)
 	var size *x86.SizeError
+	_, err = Boot(Options{Hosts: &Hosts{}})
+	assert.ErrorContains(t, err, "NewHosts")
 	o := Options{Memory: 1 << 62}
 	require.True(t, errors.As(o.Validate(), &size))
 }

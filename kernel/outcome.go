@@ -14,6 +14,29 @@ type Exit struct {
 	Status Status
 	// Root is set for a process that Start or Run made.
 	Root bool
+	// Fault is the access whose signal ended the process, nil if it was no access;
+	// Why says what else the process ended itself for (MustMmap), "" if nothing is known;
+	// At is the line of the user function that did either, as "mine_test.go:42".
+	Fault *SigError
+	Why   string
+	At    string
+}
+
+// String says in a line how the process ended.
+func (e Exit) String() string {
+	s := fmt.Sprintf("process %d (%s): ", e.PID, e.Name)
+	switch {
+	case e.Fault != nil:
+		s += fmt.Sprintf("killed by %v", e.Fault)
+	case e.Why != "":
+		s += fmt.Sprintf("%v: %s", e.Status, e.Why)
+	default:
+		s += e.Status.String()
+	}
+	if e.At != "" {
+		s += ", in " + e.At
+	}
+	return s
 }
 
 // Outcome is what came of a run.
@@ -49,7 +72,7 @@ func (o *Outcome) Err() error {
 	}
 	for _, e := range o.Exits {
 		if e.Root && e.Status != 0 {
-			errs = append(errs, fmt.Errorf("process %d (%s): %v", e.PID, e.Name, e.Status))
+			errs = append(errs, errors.New(e.String()))
 		}
 	}
 	return errors.Join(errs...)
@@ -114,7 +137,7 @@ func (m *Machine) Stop(why string) { m.sched.Stop(why) }
 func (m *Machine) recordExitLocked(p *Process) {
 	if !p.recorded && len(m.exits) < maxExits {
 		p.recorded = true
-		m.exits = append(m.exits, Exit{PID: p.pid, Name: p.name, Status: p.status, Root: p.started})
+		m.exits = append(m.exits, Exit{PID: p.pid, Name: p.name, Status: p.status, Root: p.started, Fault: p.fault, Why: p.why, At: p.endedAt})
 	}
 }
 

@@ -56,6 +56,9 @@ type Process struct {
 	infos        []SigInfo           // of pending; protected by sighand
 	groupExiting bool                // the process is being ended; protected by sighand
 	exitStatus   Status              // why, once groupExiting; protected by sighand
+	fault        *SigError           // the access that was the reason; protected by sighand
+	why          string              // or else, in words; protected by sighand
+	endedAt      string              // where in the user's source that is; protected by sighand
 
 	files files
 

@@ -2,7 +2,10 @@ package kernel
 
 import (
 	"math/bits"
+	"path/filepath"
+	"runtime"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -384,6 +387,10 @@ func (t *Thread) forceSignal(info SigInfo) (skip bool) {
 		a = action{}
 	}
 	if a.handler == nil {
+		if !p.groupExiting && info.Signal != SIGKILL {
+			p.fault = &SigError{Sig: info.Signal, Code: info.Code, Addr: info.Addr}
+			p.endedAt = userLine()
+		}
 		p.startGroupExitLocked(task, KilledBy(info.Signal))
 	}
 	p.sighand.UnlockIRQRestore(task, off)
@@ -394,6 +401,23 @@ func (t *Thread) forceSignal(info SigInfo) (skip bool) {
 	t.handle(a.handler, info)
 	task.User = true
 	return *info.skip
+}
+
+// userLine finds the line of the user function that is being executed: the first one
+// on the stack outside this package. It returns "" if there is none.
+func userLine() string {
+	var pcs [32]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	for {
+		f, more := frames.Next()
+		const ours = "github.com/cowlab/cowlab/kernel."
+		if f.Function != "" && (!strings.HasPrefix(f.Function, ours) || strings.HasSuffix(f.File, "_test.go")) {
+			return filepath.Base(f.File) + ":" + strconv.Itoa(f.Line)
+		}
+		if !more {
+			return ""
+		}
+	}
 }
 
 // handle runs a handler as user code, with its signal blocked.

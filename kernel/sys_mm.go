@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"fmt"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/cowlab/cowlab/fs"
@@ -48,7 +50,7 @@ func (t *Thread) MmapAnon(length uint64) (uint64, error) {
 func (t *Thread) MustMmap(length uint64) uint64 {
 	addr, err := t.MmapAnon(length)
 	if err != nil {
-		t.Abort()
+		t.abort(fmt.Sprintf("mmap of %d bytes: %v", length, err))
 	}
 	return addr
 }
@@ -58,15 +60,24 @@ func (t *Thread) MustMmap(length uint64) uint64 {
 func (t *Thread) MustMmapShared(length uint64) uint64 {
 	addr, err := t.Mmap(0, length, mm.ProtRead|mm.ProtWrite, mm.MapShared|mm.MapAnonymous, -1, 0)
 	if err != nil {
-		t.Abort()
+		t.abort(fmt.Sprintf("mmap of %d bytes: %v", length, err))
 	}
 	return addr
 }
 
 // Abort ends the process with SIGABRT. It does not return.
-func (t *Thread) Abort() {
-	t.enter(SysTgkill, uint64(t.tid), uint64(SIGABRT))
-	t.groupExit(KilledBy(SIGABRT))
+func (t *Thread) Abort() { t.abort("it called Abort") }
+
+// abort is Abort with a reason for the machine's user.
+func (t *Thread) abort(why string) {
+	task, p := t.enter(SysTgkill, uint64(t.tid), uint64(SIGABRT)), t.p
+	at := userLine()
+	off := p.sighand.LockIRQSave(task)
+	if !p.groupExiting {
+		p.why, p.endedAt = why, at
+	}
+	p.startGroupExitLocked(task, KilledBy(SIGABRT))
+	p.sighand.UnlockIRQRestore(task, off)
 	t.unwind()
 }
 

@@ -24,9 +24,8 @@ type Thread struct {
 	task *sched.Task // immutable
 	tid  int         // immutable once the thread runs
 
-	fn       func(*Thread) // immutable
-	exiting  bool          // the user function is being unwound. Owner.
-	exitCode int           // argument of ExitThread. Owner.
+	fn      func(*Thread) // immutable
+	exiting bool          // the user function is being unwound. Owner.
 
 	pending sigset         // signals for this thread; protected by the process's sighand
 	infos   []SigInfo      // of pending; protected by the process's sighand
@@ -45,8 +44,11 @@ type Thread struct {
 // delays it until the thread's next access or system call.
 type threadExit struct{ t *Thread }
 
-// newThread makes a thread and its task, which does not run yet.
+// newThread makes a thread without a task. A nil fn does nothing.
 func (p *Process) newThread(fn func(*Thread)) *Thread {
+	if fn == nil {
+		fn = func(*Thread) {}
+	}
 	m := p.m
 	th := &Thread{m: m, p: p, fn: fn}
 	th.joiners.Init(m.sched)

@@ -80,8 +80,6 @@ func doPageFault(t *sched.Task, m *MM, addr uint64, ec x86.FaultCode) (SigInfo, 
 		return SigInfo{unix.SIGKILL, SiKernel, addr}, ret
 	case ret&VMFaultSigbus != 0:
 		return SigInfo{unix.SIGBUS, BusAdrErr, addr}, ret
-	case ret&VMFaultMajor != 0:
-		t.C.Trace.Inc(trace.PGMajFault)
 	}
 	return SigInfo{}, ret
 }

@@ -41,7 +41,10 @@ func GetUserPages(t *sched.Task, mm *MM, start uint64, n int, flags GUPFlags, ki
 	g := &stateOf(t).gup
 	outer := *g // a fault of a locked stack gets here again
 	*g = GUP{T: t, MM: mm, Addr: start & x86.PageMask, Flags: flags, Kind: kind, Want: pages != nil}
+	wr := uint64(flags & GUPWrite)
+	t.C.Trace.Event(trace.EvGUPSlowBegin, t.C.Now(), g.Addr, uint64(n), wr)
 	got, err := mm.Sys.getUserPages(g, n, pages)
+	t.C.Trace.Event(trace.EvGUPSlowEnd, t.C.Now(), start&x86.PageMask, uint64(got), 0)
 	*g = outer
 	t.C.Trace.Add(trace.EmuGUPSlowPages, uint64(got))
 	if got > 0 {

@@ -44,6 +44,11 @@ func GetUserPagesFast(t *sched.Task, start uint64, n int, write bool, kind PinKi
 	got := 0
 	if length <= x86.TaskSize && start <= x86.TaskSize-length {
 		s := mm.Sys
+		wr := uint64(0)
+		if write {
+			wr = 1
+		}
+		t.C.Trace.Event(trace.EvGUPFastBegin, t.C.Now(), start, uint64(n), wr)
 		if s.hooks&(HookFast|HookFastTake|HookFastHuge|HookPut) == 0 {
 			w := fastWalk{s: s, t: t, c: t.C, mm: mm, mask: maskStock}
 			if write {
@@ -56,6 +61,7 @@ func GetUserPagesFast(t *sched.Task, start uint64, n int, write bool, kind PinKi
 			got = s.gupFastHooked(t, mm, start, n, write, kind, pages)
 		}
 		t.C.Trace.Add(trace.EmuGUPFastPages, uint64(got))
+		t.C.Trace.Event(trace.EvGUPFastEnd, t.C.Now(), start, uint64(got), 0)
 		if got == n {
 			return n, nil
 		}
@@ -179,7 +185,8 @@ func (w *fastWalk) pteRange(table x86.PFN, addr uint64, pages []*page.Page) int 
 		if i > 0 {
 			ref = ref.Next(ref.Obj + 1) // neighbouring entries have neighbouring names
 		}
-		pte := ref.Load(c)
+		c.Point(x86.OpPTERead, ref.Obj) // ref.Load, inlined
+		pte := ref.Peek()
 		if pte&(mask|x86.PteSpecial) != mask {
 			return i
 		}

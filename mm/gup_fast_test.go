@@ -92,7 +92,46 @@ func TestGUPFastUnmapSweep(t *testing.T) {
 	}
 }
 
-// The same with real parallelism, for the race detector.
+// irqWatch looks whether interrupts are off whenever gup-fast reads an entry or takes
+// a reference.
+type irqWatch struct {
+	on            bool
+	enabled, seen int
+}
+
+func (w *irqWatch) Device(uint64, sched.Event) {}
+
+func (w *irqWatch) Step(_ uint64, k *sched.Task, op x86.Op, _ x86.ObjID) {
+	if !w.on || op != x86.OpPTERead && op != x86.OpAdd {
+		return
+	}
+	w.seen++
+	if !k.C.IRQsDisabled() {
+		w.enabled++
+	}
+}
+
+func TestGUPFastInterruptsOff(t *testing.T) {
+	bothWays(t, func(t *testing.T, o pinOptions) {
+		r := newPinRig(t, o)
+		w := &irqWatch{}
+		r.m.SetObserver(w)
+		r.run(func(k *sched.Task, mm *MM) {
+			addr := r.mmap(k, mm, 4, protRW, 0)
+			r.fill(k, addr, 4, 1)
+			var pages [4]*page.Page
+			w.on = true
+			n, _ := GetUserPagesFast(k, addr, 4, true, PinGet, pages[:])
+			w.on = false
+			require.Equal(t, 4, n)
+			require.Equal(t, 3+4+4, w.seen, "three upper levels, four entries, four references")
+			require.Zero(t, w.enabled)
+			r.s.PutUserPages(k, pages[:], PinGet)
+		})
+	})
+}
+
+// TestGUPFastHoldsOffFlush with real parallelism, for the race detector.
 func TestGUPFastParallelUnmap(t *testing.T) {
 	r := newPinRig(t, pinOptions{cpus: 3, regime: sched.Parallel, bytes: 16 << 20})
 	r.run(func(k *sched.Task, mm *MM) {

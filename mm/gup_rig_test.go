@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
@@ -47,18 +46,12 @@ func newPinRig(t testing.TB, o pinOptions) *pinRig {
 	require.NoError(t, err)
 	s, err := NewSystem(m, page.NewMap(m, mem), Options{Policy: o.policy, ForceHooks: o.force})
 	require.NoError(t, err)
-	r := &pinRig{t: t, m: m, s: s}
-	done := false
-	cleanup := func() {
-		if !done {
-			done = true
-			m.Shutdown()
-			mem.Release()
-			host.Close()
-		}
-	}
-	t.Cleanup(cleanup)
-	return r
+	t.Cleanup(func() {
+		m.Shutdown()
+		mem.Release()
+		host.Close()
+	})
+	return &pinRig{t: t, m: m, s: s}
 }
 
 // start makes a task with its own user reference of mm (nil for a kernel thread).
@@ -218,9 +211,6 @@ func (r *pinRig) refs(t *sched.Task, p *page.Page) int {
 // until yields until cond holds.
 func until(t *sched.Task, cond func() bool) {
 	for !cond() {
-		if t.FatalSignalPending() {
-			panic(unix.EINTR)
-		}
 		t.C.Point(x86.OpYield, 0)
 		t.Schedule()
 	}

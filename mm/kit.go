@@ -55,7 +55,6 @@ func (s *System) PtepSetAccessFlags(t *sched.Task, v *VMA, addr uint64, ref x86.
 // keeps a device from writing old meanwhile.
 func (s *System) CowUserPage(t *sched.Task, dst, old *page.Page) {
 	to, from := s.Pages.PFN(dst), s.Pages.PFN(old)
-	t.C.Trace.Inc(trace.EmuPageCopies)
 	t.C.Trace.Event(trace.EvPageCopyBegin, t.C.Now(), uint64(to), uint64(from), 0)
 	// kmap_atomic: the task must not change CPUs in the middle of the copy.
 	t.PreemptDisable()

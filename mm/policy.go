@@ -84,7 +84,7 @@ type Policy interface {
 	MMExit(t *sched.Task, m *MM)
 
 	// GUPVMA is called by slow get_user_pages for each VMA it enters, after the
-	// permission check and not for hugetlb, with mmap_sem held for reading. What it
+	// permission check and before the branch for hugetlb, with mmap_sem held for reading. What it
 	// adds to g.Foll holds at the start of every page of the VMA, as the caller's
 	// own FollWrite does. It may drop and retake mmap_sem; then it returns GUPLookup.
 	GUPVMA(g *GUP) GUPNext

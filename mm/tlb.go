@@ -220,7 +220,8 @@ func (s *System) flushTLBOthers(t *sched.Task, mask uint64, m *MM, va uint64) {
 	v := x86.VecFlush0 + x86.Vector(c.ID%x86.NumFlushVectors)
 	f.lock.Lock(t)
 	f.mm, f.va, f.from = m, va, c.ID
-	f.mask.Or(c, f.obj, mask)
+	f.mask.Store(c, f.obj, f.mask.Peek()|mask)
+	c.Fence() // the mailbox must be visible before the interrupt is
 	c.Trace.Inc(trace.EmuTLBRemoteFlush)
 	c.Trace.Event(trace.EvTLBFlush, c.Now(), va, trace.FlushRemoteSend, 0)
 	for i := 0; mask>>i != 0; i++ {

@@ -84,7 +84,8 @@ func (m *MM) zapPTERange(t *sched.Task, g *mmuGather, v *VMA, table x86.PFN, add
 	c := t.C
 	left := *work
 	for {
-		pte := ref.Load(c)
+		c.Point(x86.OpPTERead, ref.Obj) // ref.Load, inlined
+		pte := ref.Peek()
 		switch {
 		case pte.None():
 			left--
@@ -191,7 +192,7 @@ func (s *System) ZapPTE(t *sched.Task, v *VMA, addr uint64, ref x86.PTERef) {
 	case pte.Present():
 		pte = s.PtepClearFlush(t, v, addr, ref)
 		if p := s.NormalPage(v, pte); p != nil {
-			if pte.Dirty() && !p.Anon() {
+			if pte.Dirty() {
 				s.SetPageDirty(t, p)
 			}
 			s.PageRemoveRmap(t, p)

@@ -16,9 +16,12 @@ type how struct {
 // everything the task holds. A violation is an oops: the schedule need not
 // actually deadlock for it to be found.
 func acquired(t *sched.Task, obj x86.ObjID, h how) {
-	if !t.M.CheckLocks() {
-		return
+	if t.M.CheckLocks() {
+		checkAcquired(t, obj, h)
 	}
+}
+
+func checkAcquired(t *sched.Task, obj x86.ObjID, h how) {
 	c := ClassOf(obj)
 	o := theOrder
 	if !h.try {
@@ -54,9 +57,12 @@ func acquired(t *sched.Task, obj x86.ObjID, h how) {
 // released takes a lock off the task's stack. Releasing what one does not hold is
 // an oops, unless the class allows another task to release.
 func released(t *sched.Task, obj x86.ObjID) {
-	if !t.M.CheckLocks() {
-		return
+	if t.M.CheckLocks() {
+		checkReleased(t, obj)
 	}
+}
+
+func checkReleased(t *sched.Task, obj x86.ObjID) {
 	for i := t.NumHeld - 1; i >= 0; i-- {
 		if t.Held[i].Obj == obj {
 			copy(t.Held[i:], t.Held[i+1:t.NumHeld])

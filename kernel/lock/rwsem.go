@@ -5,6 +5,7 @@ import (
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 )
 
 // RWSem is rw_semaphore: first come, first served, so a waiting writer holds up
@@ -113,6 +114,7 @@ func (s *RWSem) down(t *sched.Task, write bool, state sched.TaskState) bool {
 	w := s.newWaiter(t, write)
 	s.waiting = append(s.waiting, w)
 	s.raw.Unlock()
+	t.C.Trace.Inc(trace.EmuSleepWaits)
 	for {
 		t.SetState(state)
 		if w.done.Peek() != 0 {

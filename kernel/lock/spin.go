@@ -3,6 +3,7 @@ package lock
 import (
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 )
 
 // SpinLock is spinlock_t: taking it disables preemption, and the holder must not
@@ -48,6 +49,7 @@ func (l *SpinLock) spin(t *sched.Task) {
 		t.Oops("lock recursion: %s is already held", Namer(l.obj.ID()))
 	}
 	l.waiters.RawAdd(1)
+	t.C.Trace.Inc(trace.EmuLockContended)
 	for n := 1; !l.w.TryLock(); n++ {
 		t.C.SpinWait(l.obj, n)
 	}

@@ -78,6 +78,7 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 		m.failFrom(c, &Result{Reason: Livelock, Detail: m.livelockReport()})
 	}
 	c.op, c.obj = op, obj
+	xc.Trace.Inc(trace.EmuSchedPoints)
 	if m.acct != nil {
 		m.account(c, op, obj)
 	}
@@ -89,6 +90,9 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 	if xc.Now() >= c.sliceEnd && c.cur != c.idle && c.rq.n.Load() > 0 {
 		c.needResched.Store(true)
 		c.cur.preemptCheck()
+	}
+	if m.rcu.n.Load() != 0 {
+		m.rcuUser(c)
 	}
 	if m.observer != nil {
 		m.observer.Step(d.steps, c.cur, op, obj)

@@ -122,6 +122,9 @@ func (m *Machine) attend(c *cpu, t *Task) {
 	} else if c.needResched.Load() {
 		t.preemptCheck()
 	}
+	if m.rcu.n.Load() != 0 {
+		m.rcuUser(m.cpus[t.C.ID])
+	}
 	if m.stop.Load() {
 		t.C.Attention()
 	}

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/trace"
 )
 
 // rcuState is classic RCU: a grace period is over when every CPU that was busy
@@ -35,6 +36,18 @@ func (m *Machine) CallRCU(t *Task, fn func(*Task)) {
 	m.rcu.lock.Unlock()
 }
 
+// rcuUser notes the quiescent state of a CPU that is in user code, as the timer tick
+// does: a task that never enters the kernel must not hold up a grace period.
+func (m *Machine) rcuUser(c *cpu) {
+	t := c.cur
+	if !t.User || t.inIRQ > 0 {
+		return
+	}
+	t.User = false
+	m.rcuQuiescent(c)
+	t.User = true
+}
+
 // rcuQuiescent notes a quiescent state of c and runs the callbacks it completes.
 func (m *Machine) rcuQuiescent(c *cpu) {
 	if m.rcu.n.Load() == 0 {
@@ -55,6 +68,7 @@ func (m *Machine) rcuQuiescent(c *cpu) {
 	m.rcu.n.Store(int32(len(kept)))
 	m.rcu.lock.Unlock()
 	for _, cb := range ready {
+		c.Trace.Inc(trace.EmuRCUGrace)
 		cb.fn(c.cur)
 	}
 }

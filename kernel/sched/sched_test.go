@@ -426,3 +426,26 @@ func TestMovingTaskIsNotTakenForQuiet(t *testing.T) {
 		require.NoError(t, m.Run().Err())
 	}
 }
+
+// TestGracePeriodDoesNotWaitForUserCode pins that a CPU that only runs user code passes
+// quiescent states: a grace period once never ended beside it.
+func TestGracePeriodDoesNotWaitForUserCode(t *testing.T) {
+	regimes(t, 2, func(t *testing.T, o Options) {
+		m := boot(t, o)
+		var over x86.Word32
+		obj := m.NewObj(x86.ClassWord)
+		busy := m.NewTask(TaskOptions{Name: "busy", CPU: 1}, func(t *Task) {
+			t.User = true
+			for over.Peek() == 0 {
+				t.Point(x86.OpLoad, 0)
+			}
+			t.User = false
+		})
+		m.Start(nil, busy)
+		m.Start(nil, m.NewTask(TaskOptions{Name: "updater", CPU: 2}, func(t *Task) {
+			t.SleepFor(1000)
+			t.M.CallRCU(t, func(t *Task) { over.Store(t.C, obj, 1) })
+		}))
+		require.NoError(t, m.Run().Err())
+	})
+}

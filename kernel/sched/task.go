@@ -294,12 +294,15 @@ func (t *Task) switchAway(preempt bool) {
 	next := c.pickNext(t, preempt)
 	c.sliceEnd = c.Now() + m.cost.NSToCycles(m.opts.SliceNS)
 	c.pickedAt = c.Now()
+	m.rcuQuiescent(c)
 	if next == t {
 		c.IRQEnable()
 		return
 	}
-	m.rcuQuiescent(c)
 	c.Trace.Inc(trace.EmuContextSwitches)
+	if preempt {
+		c.Trace.Inc(trace.EmuContextSwitchesInvoluntary)
+	}
 	c.Trace.Event(trace.EvSchedSwitch, c.Now(), uint64(max(t.ID, 0)), uint64(max(next.ID, 0)), uint64(t.State()))
 	c.Charge(m.cost.Switch)
 	if next.Ctx != nil {

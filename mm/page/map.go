@@ -142,8 +142,8 @@ func (m *Map) Get(t *sched.Task, p *Page) { m.GetAs(t, p, RefTemp) }
 func (m *Map) GetAs(t *sched.Task, p *Page, kind RefKind) {
 	p = m.Head(p)
 	pfn := m.PFN(p)
-	p.Count.Add(t.C, x86.PageObj(pfn, x86.PageRef), 1)
-	if n := p.Count.Peek(); n <= 1 {
+	t.C.Point(x86.OpAdd, x86.PageObj(pfn, x86.PageRef)) // Count.Add, inlined
+	if p.Count.RawAdd(1) <= 1 {
 		m.badPage(t, p, "reference taken on a free page")
 	}
 	if m.led != nil {
@@ -221,7 +221,8 @@ func (m *Map) putTestZero(t *sched.Task, p *Page, kind RefKind, n int32) bool {
 	if m.led != nil && m.mustDrop {
 		m.led.drop(t, pfn, kind, int(n))
 	}
-	left := p.Count.AddReturn(t.C, x86.PageObj(pfn, x86.PageRef), -n)
+	t.C.Point(x86.OpRMW, x86.PageObj(pfn, x86.PageRef)) // Count.AddReturn, inlined
+	left := p.Count.RawAdd(-n)
 	if m.led != nil && !m.mustDrop {
 		m.led.drop(t, pfn, kind, int(n))
 	}
@@ -313,7 +314,8 @@ func (m *Map) DupMap(t *sched.Task, p *Page) {
 // DecMap counts one mapping less and returns how many are left
 // (atomic_add_negative in page_remove_rmap). Below zero is an oops.
 func (m *Map) DecMap(t *sched.Task, p *Page) int {
-	n := p.MapCount.AddReturn(t.C, m.obj(p, x86.PageMap), -1)
+	t.C.Point(x86.OpRMW, m.obj(p, x86.PageMap)) // MapCount.AddReturn, inlined
+	n := p.MapCount.RawAdd(-1)
 	if n < 0 {
 		m.badPage(t, p, "unmapped more often than mapped")
 	}

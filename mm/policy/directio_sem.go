@@ -67,6 +67,9 @@ func (DirectIOSem) FastMask(*mm.Fast) x86.PTE {
 // COW mapping of a call and never cleared, so it also holds for later mappings that
 // are not COW.
 func (p DirectIOSem) GUPVMA(g *mm.GUP) mm.GUPNext {
+	if g.VMA.Flags&mm.VMHugetlb != 0 {
+		return mm.GUPGo // the patch's lines stand behind the branch for hugetlb
+	}
 	if g.Flags&mm.GUPFromFast != 0 && g.VMA.Flags.IsCOW() {
 		g.Data = 1
 	}

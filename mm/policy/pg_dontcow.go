@@ -64,10 +64,11 @@ func (PGDontCOW) FastTake(f *mm.Fast, _ x86.PTERef, _ x86.PTE, pg *page.Page) bo
 	return true
 }
 
-// GUPVMA decides whether the VMA's pages are to be un-COWed.
+// GUPVMA decides whether the VMA's pages are to be un-COWed. The patch's line stands
+// behind the branch for hugetlb.
 func (p PGDontCOW) GUPVMA(g *mm.GUP) mm.GUPNext {
 	g.Data = 0
-	if g.Want && g.VMA.Flags.IsCOW() {
+	if g.Want && g.VMA.Flags.IsCOW() && g.VMA.Flags&mm.VMHugetlb == 0 {
 		g.Data = 1
 		if !p.noForce {
 			g.Foll |= mm.FollWrite

@@ -35,9 +35,12 @@ func Attach(ops []speed.Op, hosts *kernel.Hosts) (cleanup func(), err error) {
 		"mprotect-page": l.on(&l.duo, mprotect),
 		"gup-fast":      l.on(&l.duo, gupFast),
 		"gup-slow":      l.on(&l.duo, gupSlow),
+		"direct-1m":     l.on(&l.disk, direct1M),
+		"direct-4k":     l.on(&l.disk, direct(pageSize)),
 		"tlb-flush-2":   l.on(&l.duo, tlbFlush),
 		"tlb-flush-4":   l.on(&l.quad, tlbFlush),
 		"switch":        l.on(&l.uni, futexPingPong),
+		"schedules":     l.search,
 		"scale-fault":   l.on(&l.duo, faultTogether(2)),
 		"scale-gup":     l.on(&l.duo, gupTogether(2)),
 	}

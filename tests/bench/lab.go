@@ -88,7 +88,15 @@ func newLab(hosts *kernel.Hosts, memory uint64, prefault bool, p mm.Policy) *lab
 	}
 	l.uni, l.duo = of(1, min(memory, smallMemory)), of(2, memory)
 	l.quad, l.disk = of(4, min(memory, smallMemory)), of(2, min(memory, smallMemory))
+	l.disk.o.Disks = []kernel.Disk{{Name: diskName, Size: diskBytes}}
 	return l
+}
+
+// search is the side of the schedules row: its machines live for one schedule.
+func (l *lab) search(n int) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return search(l.hosts, n)
 }
 
 // close shuts the machines down.

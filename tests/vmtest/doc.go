@@ -30,5 +30,17 @@
 // User functions run on the machine's own coroutines, not on the test's goroutine. They
 // may call any method of testing.T, Fatal included: that ends the machine, and then the
 // test. They must not block in Go (on channels, mutexes, time.Sleep): the machine would
-// stand still, which is reported after a while, with the name of the task.
+// stand still, which is reported after a while (kernel.Options.Watchdog), with the name
+// of the task.
+//
+// # Accesses that fail
+//
+// A load or store without a valid mapping raises a signal, as in C. Without a handler it
+// kills the process, and VM.Run fails the test with the signal, the address and the line
+// of the program. A handler (Thread.Sigaction) sees it and may Skip the access. A test that
+// expects it is shortest with the forms that return an error:
+//
+//	_, err := th.TryLoad64(0)
+//	var sig *kernel.SigError
+//	errors.As(err, &sig) // sig.Sig == kernel.SIGSEGV, sig.Addr == 0
 package vmtest

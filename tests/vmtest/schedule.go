@@ -56,11 +56,7 @@ func EverySchedule(tb testing.TB, b Bound, fn func(*kernel.Thread)) {
 		o.Hosts = kernel.NewHosts()
 		defer o.Hosts.Close()
 	}
-	policy := "stock"
-	if o.Policy != nil {
-		policy = o.Policy.Name()
-	}
-	target := explore.Target{Name: tb.Name(), Policy: policy, Run: func(s sched.Strategy, ob sched.Observer) explore.Observation {
+	target := explore.Target{Name: tb.Name(), Policy: policyName(o), Run: func(s sched.Strategy, ob sched.Observer) explore.Observation {
 		return once(tb, o, s, ob, fn)
 	}}
 	spec, err := scheduleFromEnv(tb)
@@ -79,6 +75,9 @@ func EverySchedule(tb testing.TB, b Bound, fn func(*kernel.Thread)) {
 		}
 		return
 	}
+	if b.Schedules < 0 {
+		tb.Fatalf("vmtest: Schedules is %d, must not be negative", b.Schedules)
+	}
 	// One worker: the test's own functions are not made to run at once.
 	r, err := explore.Search(context.Background(), target, explore.Options{
 		Schedules: uint64(b.Schedules), Seed: b.Seed, Workers: 1, StopAtFirst: true,
@@ -87,10 +86,16 @@ func EverySchedule(tb testing.TB, b Bound, fn func(*kernel.Thread)) {
 		tb.Fatalf("vmtest: %v", err)
 	}
 	if w := r.FirstBad(); w != nil {
+		if w.Verdict == skipped {
+			tb.SkipNow() // as the program asked
+		}
 		tb.Fatalf("vmtest: schedule %d of %d: %s: %s\nrun it alone with\n  %s",
 			w.Schedule+1, b.Schedules, w.Verdict, w.Detail, command(tb.Name(), w.Token.String()))
 	}
 }
+
+// skipped is the verdict of a run in which the program called Skip.
+const skipped = "skipped"
 
 // once runs fn under one schedule.
 func once(tb testing.TB, o kernel.Options, s sched.Strategy, ob sched.Observer, fn func(*kernel.Thread)) explore.Observation {
@@ -109,8 +114,10 @@ func once(tb testing.TB, o kernel.Options, s sched.Strategy, ob sched.Observer, 
 	switch err := out.Err(); {
 	case tb.Failed() && !failed:
 		obs.Verdict, obs.Detail = "failed", "the test's own checks failed"
+	case tb.Skipped():
+		obs.Verdict = skipped
 	case err != nil:
-		obs.Verdict, obs.Detail = out.Reason.String(), err.Error()
+		obs.Verdict, obs.Detail = out.Reason.String(), failure(out)
 		if out.Reason == sched.Quiet {
 			obs.Verdict = "failed"
 		}
@@ -144,11 +151,16 @@ func scheduleFromEnv(tb testing.TB) (*explore.Spec, error) {
 	return &tok.Spec, nil
 }
 
-// command is what runs a schedule of a test alone.
+// command is what runs a test alone, and a schedule of it if token is not empty, in
+// the directory of the test.
 func command(test, token string) string {
 	parts := strings.Split(test, "/")
 	for i, p := range parts {
 		parts[i] = "^" + regexp.QuoteMeta(p) + "$"
 	}
-	return fmt.Sprintf("%s=%s go test -run '%s' .", scheduleVar, token, strings.Join(parts, "/"))
+	run := fmt.Sprintf("go test -run '%s' .", strings.Join(parts, "/"))
+	if token == "" {
+		return run
+	}
+	return scheduleVar + "=" + token + " " + run
 }

@@ -1,0 +1,29 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/matrix"
+	"github.com/cowlab/cowlab/tests/workload"
+)
+
+// search runs n schedules of the small form of forkscrew under stock, on one
+// host thread, and returns how long that took. Finding the corruption is not an
+// error, and neither is it the end.
+func search(hosts *kernel.Hosts, n int) time.Duration {
+	w := workload.Lookup("forkscrew")
+	t := matrix.Target(w, w.Values(true), mm.Stock{}, hosts)
+	start := time.Now()
+	r, err := explore.Search(context.Background(), *t, explore.Options{Schedules: uint64(n), Workers: 1, Seed: 1})
+	d := time.Since(start)
+	must(err, "search")
+	if bad := r.ByVerdict[matrix.Broken] + r.ByVerdict[explore.Panicked]; bad > 0 {
+		panic(fmt.Errorf("%d of %d schedules did not work", bad, r.Schedules))
+	}
+	return d
+}
