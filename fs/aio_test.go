@@ -218,7 +218,7 @@ func TestAIOSignal(t *testing.T) {
 
 // TestAIODestroy: io_destroy waits for requests, and ends other threads' waits.
 func TestAIODestroy(t *testing.T) {
-	regimes(t, 2, 30, func(t *testing.T, cfg config) {
+	regimes(t, 2, 12, func(t *testing.T, cfg config) {
 		r := newRig(t, cfg)
 		r.run(func(u *user) {
 			f := u.open(ORdonly | ODirect)
@@ -252,7 +252,7 @@ func TestAIODestroy(t *testing.T) {
 func TestAIOGone(t *testing.T) {
 	for _, how := range []string{"munmap", "exit with exit_aio", "exit without"} {
 		t.Run(how, func(t *testing.T) {
-			regimes(t, 2, 30, func(t *testing.T, cfg config) {
+			regimes(t, 2, 12, func(t *testing.T, cfg config) {
 				r := newRig(t, cfg)
 				r.run(func(u *user) {
 					f := u.open(ORdwr | ODirect)
@@ -378,7 +378,7 @@ func TestAIOForeignContext(t *testing.T) {
 // asynchronous read into half a page, a fork, and a store to the other half.
 func TestLostRead(t *testing.T) {
 	lost := 0
-	const seeds = 60
+	const seeds = 30
 	for seed := range seeds {
 		cfg := config{Options: sched.Options{CPUs: 2, Regime: sched.Free, Strategy: sched.NewPCT(uint64(seed), 3, 2000)}}
 		r := newRig(t, cfg)

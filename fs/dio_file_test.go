@@ -24,8 +24,7 @@ func (r *rig) file(size int) *Inode {
 // blockMap is a file system's map of a file: file block -> device block + 1.
 type blockMap struct {
 	blocks map[uint64]uint64
-	fresh  map[uint64]bool // blocks that hold nothing yet
-	next   uint64          // device block for the next that is created; 0 is none
+	next   uint64 // device block for the next that is created; 0 is none
 	calls  int
 }
 

@@ -189,7 +189,7 @@ func (p *pinnedSem) ForkUnlock(t *sched.Task, _ *mm.MM) { p.sem.UpWrite(t) }
 
 // TestPinnedSem: with fork held off until dio_complete, no read is lost.
 func TestPinnedSem(t *testing.T) {
-	regimes(t, 2, 60, func(t *testing.T, cfg config) {
+	regimes(t, 2, 20, func(t *testing.T, cfg config) {
 		p := &pinnedSem{}
 		cfg.policy = p
 		r := newRig(t, cfg)

@@ -32,7 +32,6 @@ type Kiocb struct {
 	obj      uint64 // for the event (ki_obj.user)
 	users    int    // submitter and completion; protected by ctx.lock
 	iov      []IOVec
-	cur      int // segment of the first byte not transferred
 	nbytes   int64
 	left     int64
 	inline   [1]IOVec

@@ -102,8 +102,9 @@ type tableScan struct {
 	vmas       bool // every pte must lie in a VMA
 	tables     uint64
 	anon, file uint64
-	locked     bool // some table's ptl was held
-	vma        *VMA // the VMA of the last pte
+	locked     bool   // some table's ptl was held
+	vma        *VMA   // the VMA of the last pte, nil if it was in none
+	handle     uint64 // what pages of vma have as Mapping if rmap finds vma from it; else 0
 }
 
 func (s *System) checkMM(k *checkState, m *MM, rest bool) {
@@ -152,8 +153,11 @@ func (sc *tableScan) table(pfn x86.PFN, level int, addr uint64) {
 			ref = ref.Next(0)
 			addr += size
 		}
-		switch e := ref.Peek(); {
-		case e.None():
+		e := ref.Peek()
+		if e == 0 {
+			continue
+		}
+		switch {
 		case level == x86.LevelPTE:
 			if e.Present() {
 				sc.pte(e, addr, locked && !sc.rest)
@@ -193,7 +197,13 @@ func (sc *tableScan) pte(e x86.PTE, addr uint64, locked bool) {
 	if locked {
 		return
 	}
-	if !s.listLocked(p) || sc.rest {
+	if v := sc.vma; v == nil || addr < v.Start || addr >= v.End {
+		sc.enter(addr)
+	}
+	// Nearly always rmap finds the VMA that is there; otherwise ask it.
+	v := sc.vma
+	direct := v != nil && sc.handle != 0 && p.Mapping == sc.handle && p.Index == v.Index(addr)
+	if !direct && (sc.rest || !s.listLocked(p)) {
 		found := false
 		s.rmapPeek(p, func(v *VMA, at uint64) bool {
 			found = v.MM == m && at == addr
@@ -203,18 +213,29 @@ func (sc *tableScan) pte(e x86.PTE, addr uint64, locked bool) {
 			k.bad("rmap does not find %s at %#x of address space %d", s.describePage(pfn, p), addr, m.ID)
 		}
 	}
-	if !sc.vmas {
+	switch {
+	case !sc.vmas:
+	case v == nil:
+		k.bad("address space %d: pte at %#x is %v, but no VMA is there", m.ID, addr, e)
+	case e.Write() && v.Flags&VMWrite == 0:
+		k.bad("address space %d: pte at %#x is %v, but its VMA is not writable", m.ID, addr, e)
+	}
+}
+
+// enter finds the VMA at addr, and whether it is on the list it belongs to.
+func (sc *tableScan) enter(addr uint64) {
+	sc.vma, sc.handle = nil, 0
+	v := sc.m.lookupVMA(addr)
+	if v == nil || addr < v.Start {
 		return
 	}
-	if v := sc.vma; v == nil || addr < v.Start || addr >= v.End {
-		if v = m.lookupVMA(addr); v == nil || addr < v.Start {
-			k.bad("address space %d: pte at %#x is %v, but no VMA is there", m.ID, addr, e)
-			return
+	sc.vma = v
+	if a := v.AnonVMA; a != nil {
+		for o := a.head; o != nil; o = o.anonNext {
+			if o == v {
+				sc.handle = a.handle()
+			}
 		}
-		sc.vma = v
-	}
-	if e.Write() && sc.vma.Flags&VMWrite == 0 {
-		k.bad("address space %d: pte at %#x is %v, but its VMA is not writable", m.ID, addr, e)
 	}
 }
 

@@ -155,6 +155,9 @@ type cpu struct {
 	// achieved counts system calls and faults completed here, for livelock detection.
 	// Written by the owner, read by anybody.
 	achieved x86.Word64
+	// running is cur's number, 0 for the idle task, for the watchdog. Written by the
+	// owner, read by anybody.
+	running  x86.Word64
 	pickedAt uint64 // clock at which cur was picked. Owner.
 	prev     *Task  // task switched away from, to be released by the loop. Owner.
 
@@ -237,9 +240,9 @@ func New(o Options) (*Machine, error) {
 		o.Strategy.Begin(o.CPUs)
 	}
 	m.events.next.Store(never)
-	m.par.spins = spinsIdle
+	m.par.spins, m.par.quantum, m.par.yieldEvery = spinsIdle, quantum, yieldEvery
 	if o.CPUs > runtime.GOMAXPROCS(0) {
-		m.par.spins = spinsCrowded
+		m.par.spins, m.par.quantum, m.par.yieldEvery = spinsCrowded, crowdedQuantum, crowdedYieldEvery
 	}
 	m.RegisterIRQ(x86.VecReschedule, func(*Task) {})
 	m.RegisterIRQ(x86.VecTimer, runExpiredTimers)

@@ -20,16 +20,20 @@ type parState struct {
 	// that is not idle or is counted in firing. If the count stands still while all
 	// CPUs are seen idle one after the other, they are all idle at once.
 	moves atomic.Uint64
-	spins int // rounds of a busy wait before it yields; immutable
+
+	spins      int    // rounds of a busy wait before it yields; immutable
+	quantum    uint64 // cycles between two slow points; immutable
+	yieldEvery uint64 // slow points between two yields; immutable
 }
 
 const (
-	// quantum is how many cycles may pass between two slow points of a busy CPU.
-	quantum = 20_000
+	// quantum is how many cycles may pass between two slow points of a busy CPU,
+	// crowdedQuantum where there are more CPUs than host cores.
+	quantum, crowdedQuantum = 20_000, 8_000
 	// yieldEvery is how many slow points a CPU passes before it lets other
 	// goroutines run. When CPUs outnumber the host's cores, a CPU that never
 	// yields holds up everybody who waits for a CPU that is not running.
-	yieldEvery = 4
+	yieldEvery, crowdedYieldEvery = 4, 1
 	// lead is how far a CPU's clock may run ahead of the slowest, in cycles.
 	lead = 3_000_000
 	// spinsIdle and spinsCrowded are how many rounds a busy wait makes before it
@@ -91,7 +95,7 @@ func (m *Machine) pointParallel(xc *x86.CPU) {
 		m.fireDue(c, time)
 	}
 	c.points++
-	if c.points%yieldEvery == 0 {
+	if c.points%m.par.yieldEvery == 0 {
 		runtime.Gosched()
 	}
 	if now > time+lead {
@@ -105,7 +109,7 @@ func (m *Machine) pointParallel(xc *x86.CPU) {
 	if now >= c.sliceEnd && t != c.idle && c.rq.n.Load() > 0 {
 		c.needResched.Store(true)
 	}
-	limit := now + quantum
+	limit := now + m.par.quantum
 	if t != c.idle && c.sliceEnd > now && c.sliceEnd < limit {
 		limit = c.sliceEnd
 	}

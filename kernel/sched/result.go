@@ -257,6 +257,10 @@ func (m *Machine) Run() *Result {
 			r.Reason, r.Detail = Deadlock, b.String()
 		}
 	}
+	if m.det && r.Reason == Stuck {
+		r.Steps = m.det1.beat.Load() // the loop may still be there
+		return r
+	}
 	r.Steps, r.NS = m.det1.steps, m.Now()
 	return r
 }
@@ -302,11 +306,13 @@ func (m *Machine) stepsSeen() uint64 {
 
 func (m *Machine) runningTasks() string {
 	var b strings.Builder
+	m.tasksLock.Lock()
 	for _, c := range m.cpus {
-		if t := c.cur; t != nil && t != c.idle {
+		if t := m.tasks[int(c.running.Peek())]; t != nil {
 			fmt.Fprintf(&b, "  cpu %d runs task %d %s\n", c.ID, t.ID, t.Name)
 		}
 	}
+	m.tasksLock.Unlock()
 	return b.String()
 }
 

@@ -312,6 +312,7 @@ func (t *Task) switchAway(preempt bool) {
 	}
 	next.C = &c.CPU
 	c.cur = next
+	c.running.Poke(uint64(max(next.ID, 0)))
 	c.Trace.Task = uint64(max(next.ID, 0))
 	c.prev = t
 	if m.det {

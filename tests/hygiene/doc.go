@@ -19,6 +19,9 @@
 //	                            +-> mm/policy ----------+
 //	                            +-> kernel/explore -----------------------------> kernel/lock ...
 //
+// examples/* stand beside cmd/cowlab: programs of third parties, which import what such a
+// program would.
+//
 // The table rooms in rules_test.go is the same as data. A new directory has to
 // be entered there, which is the moment to think about its place. Test files may import what they
 // like, short of the commands.

@@ -26,6 +26,7 @@ type room struct {
 
 var rooms = []room{
 	{name: "cmd/cowlab", may: []string{"cmd/cli", "mm/policy"}},
+	{name: "examples/*", may: []string{"cmd/cli", "mm/policy", "mm", "mm/page", "kernel", "kernel/lock", "kernel/sched", "arch/x86"}},
 	{name: "cmd/cli", may: []string{"tests/*", "kernel", "kernel/explore", "fs", "mm/policy", "mm", "blk", "mm/page", "kernel/lock", "kernel/sched", "arch/x86"}},
 	{name: "tests/*", may: []string{"tests/*", "kernel", "kernel/explore", "fs", "mm/policy", "mm", "blk", "mm/page", "kernel/lock", "kernel/sched", "arch/x86"}},
 	{name: "kernel", may: []string{"fs", "mm", "blk", "mm/page", "kernel/lock", "kernel/sched", "arch/x86"}, determ: true, core: true},
@@ -105,6 +106,7 @@ var rules = []rule{
 			{"kernel/explore/a.go", imports("explore", "mm"), "may not import mm"},
 			{"tests/bench/a.go", imports("bench", "cmd/cli"), "may not import cmd/cli"},
 			{"tests/bench/a_test.go", imports("bench", "cmd/cli"), "may not import cmd/cli"},
+			{"examples/mine/a.go", imports("main", "tests/bench"), "may not import tests/bench"},
 			{"mm/utils/a.go", "package utils", "no room"},
 			{"mm/a.go", "package mm\nimport _ \"github.com/stretchr/testify/assert\"", "may not import github.com/stretchr/testify"},
 		},
@@ -113,6 +115,7 @@ var rules = []rule{
 			{path: "mm/b.go", src: "package mm\nimport (_ \"slices\"; _ \"github.com/google/btree\")"},
 			{path: "mm/a_test.go", src: imports("mm_test", "mm", "mm/policy", "tests/vmtest")},
 			{path: "tests/bench/a.go", src: imports("bench", "kernel", "mm/policy", "tests/workload")},
+			{path: "examples/mine/a.go", src: imports("main", "cmd/cli", "mm/policy", "mm")},
 			{path: "cmd/cli/a.go", src: imports("cli", "tests/bench", "kernel/explore")},
 			{path: "mm/policy/a.go", src: imports("policy", "mm")},
 		},

@@ -42,7 +42,7 @@ func Tell(t *explore.Target, s explore.Spec) *Story {
 	return st
 }
 
-// Diagram draws the story. Zero fields of o are chosen to fit: a column of at least 38
+// Diagram draws the story. Zero fields of o are chosen to fit: a column of at least 44
 // characters for each lane.
 func (s *Story) Diagram(o explore.DiagramOptions) string {
 	if o.Width == 0 {
@@ -52,7 +52,7 @@ func (s *Story) Diagram(o explore.DiagramOptions) string {
 				lanes[st.CPU] = true
 			}
 		}
-		o.Width = max(96, 6+38*len(lanes))
+		o.Width = max(96, 6+44*len(lanes))
 	}
 	if o.MaxRows == 0 {
 		o.MaxRows = 44
