@@ -62,7 +62,10 @@ func (m *Machine) Leaks() []string {
 	m.sys.InitTask(task, nil)
 	m.sched.Start(nil, task)
 	m.last = m.sched.Run()
-	if err := m.last.Err(); err != nil {
+	switch err := m.last.Err(); {
+	case m.last.Reason == sched.Stopped:
+		return nil // somebody stopped the machine just now: nothing can be said
+	case err != nil:
 		return []string{err.Error()}
 	}
 	return m.sys.Leaks()
