@@ -343,7 +343,7 @@ func (s *reluctant) Pick(ch *sched.Choice) int {
 			eager = append(eager, i)
 		}
 	}
-	if len(eager) == 0 || s.r.IntN(50) == 0 {
+	if len(eager) == 0 || s.r.IntN(20) == 0 {
 		return s.r.IntN(len(ch.Enabled))
 	}
 	return eager[s.r.IntN(len(eager))]
@@ -353,7 +353,7 @@ func (s *reluctant) Pick(ch *sched.Choice) int {
 // through its TLB, and the child, as soon as it is alone, writes to the page: what
 // the child writes must not be seen by the parent.
 func TestCopyOnWriteFlushesBeforeItLetsGo(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(20) {
 		o := rigOptions{}
 		o.CPUs, o.Regime, o.Strategy = 3, sched.Free, &reluctant{rand.New(rand.NewPCG(seed, 5))}
 		r := boot(t, o)

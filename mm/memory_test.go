@@ -124,3 +124,50 @@ func TestOutOfMemory(t *testing.T) {
 		})
 	}
 }
+
+// A write fault on an entry that permits the write already sets D and flushes the
+// address, and one that would change nothing flushes all the same: the TLB of the CPU
+// that faulted must have been wrong.
+func TestSpuriousWriteFault(t *testing.T) {
+	r := boot(t, rigOptions{Options: sched.Options{Regime: sched.Timed}})
+	r.run(func(u *user) {
+		a := u.mmap(1)
+		u.store(a, 1)
+		u.kernel(func(t *sched.Task) {
+			u.mm.MmapSem.DownRead(t)
+			ref, ptl, _ := u.mm.LockPTE(t, a)
+			ref.Set(t.C, ref.Load(t.C).MkClean())
+			ptl.Unlock(t)
+			HandleMMFault(t, u.mm.findVMA(t, a), a, true)
+			u.mm.MmapSem.UpRead(t)
+		})
+		assert.True(t, u.mm.PeekPTE(a).Dirty())
+		one := r.sum(trace.EmuTLBFlushOne)
+		u.kernel(func(t *sched.Task) {
+			u.mm.MmapSem.DownRead(t)
+			HandleMMFault(t, u.mm.findVMA(t, a), a, true)
+			u.mm.MmapSem.UpRead(t)
+		})
+		assert.EqualValues(t, 1, r.sum(trace.EmuTLBFlushOne)-one)
+	})
+	r.end()
+}
+
+// A preemptible kernel lets go after every 8 pages it unmaps, another one after 1024.
+func TestZapLetsGo(t *testing.T) {
+	for preempt, flushes := range map[sched.Preempt]int64{sched.PreemptFull: 8 + 1, sched.PreemptNone: 1} {
+		o := rigOptions{}
+		o.CPUs, o.Regime, o.Preempt = 2, sched.Timed, preempt
+		r := boot(t, o)
+		r.run(func(u *user) {
+			a := u.mmap(64)
+			for i := range uint64(64) {
+				u.store(a+i*pg, i)
+			}
+			all := r.sum(trace.EmuTLBFlushAll)
+			u.munmap(a, 64)
+			assert.Equal(t, flushes, r.sum(trace.EmuTLBFlushAll)-all)
+		})
+		r.end()
+	}
+}

@@ -83,9 +83,12 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 		m.account(c, op, obj)
 	}
 	m.dispatch(c)
-	if xc.Pending() != 0 && !xc.IRQsDisabled() && !m.dying.Load() {
+	for xc.Pending() != 0 && !xc.IRQsDisabled() && !m.dying.Load() {
 		m.Interrupts(xc)
+		// The interrupted operation is a step of its own: what the handler did, an
+		// acknowledgement say, may let others act before it.
 		c.op, c.obj = op, obj
+		m.dispatch(c)
 	}
 	if xc.Now() >= c.sliceEnd && c.cur != c.idle && c.rq.n.Load() > 0 {
 		c.needResched.Store(true)

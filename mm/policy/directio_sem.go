@@ -45,7 +45,7 @@ func (DirectIOSem) About() mm.About {
 			"direct I/O: holds mm_pinned_sem for reading from direct_io_worker to dio_complete; whoever completes releases it",
 		},
 		Claims: "both directions of the race for O_DIRECT through the generic direct I/O code, asynchronous I/O included",
-		Open:   "other users of get_user_pages are not held off fork; reads from read-only memory and from a forked image always go the slow way and copy",
+		Open:   "other users of get_user_pages are not held off fork; reads from read-only memory and from a forked image always go the slow way and copy; a read pin of untouched memory is a BUG (docs/findings.md)",
 	}
 }
 

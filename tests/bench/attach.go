@@ -19,6 +19,11 @@ import (
 // process should end without cleanup.
 func Attach(ops []speed.Op, hosts *kernel.Hosts) (cleanup func(), err error) {
 	l := newLab(hosts, duoMemory, true /* prefault */, nil)
+	return l.close, l.attach(ops)
+}
+
+// attach makes the lab's batches the emulated sides of the rows.
+func (l *lab) attach(ops []speed.Op) error {
 	sides := map[string]func(n int) time.Duration{
 		"load-hit":      l.on(&l.duo, loadHit),
 		"store-hit":     l.on(&l.duo, storeHit),
@@ -54,18 +59,18 @@ func Attach(ops []speed.Op, hosts *kernel.Hosts) (cleanup func(), err error) {
 	}
 	for name, fn := range sides {
 		if err := speed.Attach(ops, name, fn); err != nil {
-			return l.close, err
+			return err
 		}
 	}
 	for name, fn := range base {
 		if err := speed.AttachBase(ops, name, fn); err != nil {
-			return l.close, err
+			return err
 		}
 	}
 	for name, fn := range values {
 		if err := speed.AttachValue(ops, name, fn); err != nil {
-			return l.close, err
+			return err
 		}
 	}
-	return l.close, nil
+	return nil
 }
