@@ -353,7 +353,7 @@ func (s *reluctant) Pick(ch *sched.Choice) int {
 // through its TLB, and the child, as soon as it is alone, writes to the page: what
 // the child writes must not be seen by the parent.
 func TestCopyOnWriteFlushesBeforeItLetsGo(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(60) {
 		o := rigOptions{}
 		o.CPUs, o.Regime, o.Strategy = 3, sched.Free, &reluctant{rand.New(rand.NewPCG(seed, 5))}
 		r := boot(t, o)
@@ -363,6 +363,7 @@ func TestCopyOnWriteFlushesBeforeItLetsGo(t *testing.T) {
 			u.store(flag, 0)
 			child := u.fork(func(c *user) {
 				for c.load(flag) == 0 {
+					c.t.Schedule()
 				}
 				c.store(a, 100)
 			})
@@ -376,6 +377,7 @@ func TestCopyOnWriteFlushesBeforeItLetsGo(t *testing.T) {
 				}
 			})
 			for u.load(flag) == 0 {
+				u.t.Schedule() // the reader may be waiting for this CPU
 			}
 			u.store(a, 2)
 			u.wait(reader)

@@ -2,7 +2,7 @@
 // try an idea.
 //
 //	go run ./examples/mypolicy list
-//	go run ./examples/mypolicy matrix -policies count_copy -schedules 3000 -parallel 0
+//	go run ./examples/mypolicy matrix -policies count_copy -parallel 0
 //
 // The table shows what the idea is worth. dma_thread and forkscrew are safe. In
 // forkscrewreverse the child's bytes reach the file, since nothing is done about a page that

@@ -38,7 +38,7 @@ func TestMatrix(t *testing.T) {
 	out := command(t, "matrix", "-policies", "stock,count_copy", "-workloads", "forkscrew", "-schedules", "200", "-parallel", "0")
 	assert.Regexp(t, `(?m)^stock +lost-read`, out)
 	assert.Regexp(t, `(?m)^count_copy +safe`, out)
-	out = command(t, "matrix", "-policies", "count_copy", "-workloads", "pin_fork,forkscrewreverse", "-schedules", "3000", "-parallel", "0")
+	out = command(t, "matrix", "-policies", "count_copy", "-workloads", "pin_fork,forkscrewreverse", "-schedules", "400", "-parallel", "0")
 	assert.Regexp(t, `(?m)^count_copy +lost-read +leak-to-disk`, out)
 	tok := regexp.MustCompile(`cl1\.pin_fork\.count_copy\.\S+`).FindString(out)
 	require.NotEmpty(t, tok)

@@ -89,7 +89,7 @@ func TestForkAllocatesNothingForPages(t *testing.T) {
 					wait(th, pid)
 				}
 				touch(th, addr, 16)
-				for range runs { // pools
+				for range 2 * runs { // pools, and pids of three digits: children are named by them
 					fork()
 				}
 				few := testing.AllocsPerRun(runs, fork)

@@ -7,5 +7,8 @@
 // is evidence that the verdict does not depend on the small form, but it cannot be
 // replayed.
 //
+// Tell captures the run that a token names and cuts it down to the page that went two
+// ways: what cowlab replay draws.
+//
 // A cell without findings is "safe" only as far as its bound says.
 package matrix

@@ -27,7 +27,7 @@ func find(t *testing.T, name string, v workload.Verdict) (*explore.Target, explo
 	require.NoError(t, err)
 	wit := rep.Witness(string(v))
 	require.NotNil(t, wit, "%s shows no %s", name, v)
-	least, err := explore.Shrink(context.Background(), *target, wit.Spec, explore.ShrinkOptions{Runs: 500})
+	least, err := explore.Shrink(context.Background(), *target, wit.Spec, explore.ShrinkOptions{Runs: 150})
 	require.NoError(t, err)
 	return target, least.Spec
 }
