@@ -73,6 +73,10 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 	d.steps++
 	if d.steps&1023 == 0 {
 		d.beat.Store(d.steps)
+		if m.stop.Load() { // from outside: nobody is chosen any more
+			d.next = -1
+			c.cur.yield()
+		}
 	}
 	if d.steps-d.since > m.opts.StepLimit {
 		m.failFrom(c, &Result{Reason: Livelock, Detail: m.livelockReport()})

@@ -67,7 +67,7 @@ type Options struct {
 	LivelockNS uint64
 	// Watchdog is how long, in host time, the machine may make no step before the
 	// run ends as Stuck, with the name of the task that blocks in Go; zero means
-	// DefaultWatchdog.
+	// DefaultWatchdog, NoWatchdog that nobody watches (deterministic regimes only).
 	Watchdog time.Duration
 	// CheckLocks turns on the lock-order checker (kernel/lock). It is always on
 	// in the Free regime and in race-detector builds.
@@ -90,7 +90,7 @@ func (o *Options) Validate() error {
 	if o.Regime > Free {
 		return fmt.Errorf("sched: unknown regime %d", o.Regime)
 	}
-	if o.Watchdog < 0 {
+	if o.Watchdog < 0 && (o.Watchdog != NoWatchdog || o.Regime == Parallel) {
 		return fmt.Errorf("sched: Watchdog is %v, must not be negative", o.Watchdog)
 	}
 	if o.Mem == nil {

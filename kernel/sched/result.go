@@ -225,6 +225,11 @@ func (m *Machine) ObjName(o x86.ObjID) string {
 // which task blocks in Go. Host time, generous: a loaded host must not trip it.
 const DefaultWatchdog = 20 * time.Second
 
+// NoWatchdog runs a deterministic machine on the goroutine that calls Run, unwatched: a
+// search over schedules saves a goroutine and a timer for each. A task that blocks in Go
+// then blocks Run.
+const NoWatchdog = -1
+
 // Run executes the machine until it is quiet or something ends it. It may be
 // called again after Quiet, with new tasks started in between.
 func (m *Machine) Run() *Result {
@@ -235,16 +240,20 @@ func (m *Machine) Run() *Result {
 	}
 	m.resultLock.Unlock()
 	m.stop.Store(false)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if m.det {
-			m.runDet()
-		} else {
-			m.runParallel()
-		}
-	}()
-	m.wait(done)
+	if m.det && m.opts.Watchdog == NoWatchdog {
+		m.runDet()
+	} else {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if m.det {
+				m.runDet()
+			} else {
+				m.runParallel()
+			}
+		}()
+		m.wait(done)
+	}
 	m.resultLock.Lock()
 	r := m.result
 	m.resultLock.Unlock()

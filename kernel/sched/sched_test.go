@@ -449,3 +449,25 @@ func TestGracePeriodDoesNotWaitForUserCode(t *testing.T) {
 		require.NoError(t, m.Run().Err())
 	})
 }
+
+// TestStopEndsADeterministicRun stops a machine whose only CPU never lets anybody else
+// run, watched and unwatched.
+func TestStopEndsADeterministicRun(t *testing.T) {
+	for _, o := range []Options{
+		{CPUs: 1, Regime: Timed, StepLimit: 1 << 60},
+		{CPUs: 1, Regime: Free, StepLimit: 1 << 60, Watchdog: NoWatchdog},
+	} {
+		m := boot(t, o)
+		begun := make(chan struct{})
+		spawn(m, "loop", func(t *Task) {
+			close(begun)
+			for {
+				t.Point(x86.OpYield, 0)
+			}
+		})
+		go func() { <-begun; m.Stop("enough") }()
+		r := m.Run()
+		assert.Equal(t, Stopped, r.Reason)
+		assert.Equal(t, "enough", r.Detail)
+	}
+}

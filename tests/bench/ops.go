@@ -182,7 +182,7 @@ type pinner func(task *sched.Task, addr uint64, pages []*page.Page) (int, error)
 
 func pin(t *kernel.Thread, n, call int, get pinner) (d time.Duration) {
 	addr := region(t, n)
-	pages := make([]*page.Page, n)
+	pages := pageSlice(n)
 	kernelMode(t, func(task *sched.Task) {
 		start := time.Now()
 		pinAll(task, addr, pages, call, get)
@@ -190,6 +190,14 @@ func pin(t *kernel.Thread, n, call int, get pinner) (d time.Duration) {
 		mm.SystemOf(task).PutUserPages(task, pages, mm.PinGet)
 	})
 	return d
+}
+
+// pageSlice makes room for n pages, in memory that the host has populated: the
+// first touch of a page of it costs as much as a hundred references.
+func pageSlice(n int) []*page.Page {
+	pages := make([]*page.Page, n)
+	clear(pages)
+	return pages
 }
 
 // pinAll takes the pages from addr on, call at a time.

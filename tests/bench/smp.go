@@ -6,7 +6,6 @@ import (
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm"
-	"github.com/cowlab/cowlab/mm/page"
 )
 
 // tlbFlush does n flushes of one page while every other CPU runs user code in
@@ -140,7 +139,7 @@ func gupTogether(cpus int) batch {
 		return together(t, cpus, func(c *kernel.Thread, meet, done func()) {
 			own := min(span, share)
 			addr := region(c, own)
-			pages := make([]*page.Page, share)
+			pages := pageSlice(share)
 			meet()
 			kernelMode(c, func(task *sched.Task) {
 				for at := 0; at < share; at += own {

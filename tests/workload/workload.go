@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/blk"
@@ -301,10 +302,14 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 		l := w.Latency()
 		disk.Latency = &l
 	}
+	var watchdog time.Duration
+	if o.Regime == sched.Free {
+		watchdog = sched.NoWatchdog // thousands of runs; no workload blocks in Go
+	}
 	return r, kernel.Options{
 		CPUs: o.CPUs, Memory: w.Memory(o.Values), Regime: o.Regime, Strategy: o.Strategy,
 		Policy: o.Policy, ForceHooks: o.ForceHooks, Disks: []kernel.Disk{disk}, Events: o.Events,
-		Hosts: o.Hosts, Cost: o.Cost, StepLimit: o.StepLimit,
+		Hosts: o.Hosts, Cost: o.Cost, StepLimit: o.StepLimit, Watchdog: watchdog,
 	}, nil
 }
 
