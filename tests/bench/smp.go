@@ -6,6 +6,7 @@ import (
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/mm/page"
 )
 
 // tlbFlush does n flushes of one page while every other CPU runs user code in
@@ -84,9 +85,9 @@ func waitFor(t *kernel.Thread, turn uint64, who uint32) {
 }
 
 // together runs work in a process of its own on each of cpus CPUs and returns
-// the time from the first one's start to the last one's end. Work gets ready and
-// calls meet; what it does from there to done is timed.
-func together(t *kernel.Thread, cpus int, work func(c *kernel.Thread, meet, done func())) time.Duration {
+// the time from the first one's start to the last one's end. Work, number i of
+// them, gets ready and calls meet; what it does from there to done is timed.
+func together(t *kernel.Thread, cpus int, work func(c *kernel.Thread, i int, meet, done func())) time.Duration {
 	gate := t.MustMmapShared(pageSize)
 	t.Store32(gate, 0)
 	start, end := make([]time.Time, cpus), make([]time.Time, cpus)
@@ -94,7 +95,7 @@ func together(t *kernel.Thread, cpus int, work func(c *kernel.Thread, meet, done
 	for i := range pids {
 		var err error
 		pids[i], err = t.Fork(func(c *kernel.Thread) {
-			work(c, func() {
+			work(c, i, func() {
 				c.Add32(gate, 1)
 				for int(c.Load32(gate)) < cpus {
 				}
@@ -122,7 +123,7 @@ func together(t *kernel.Thread, cpus int, work func(c *kernel.Thread, meet, done
 func faultTogether(cpus int) batch {
 	return func(t *kernel.Thread, n int) time.Duration {
 		share := n / cpus
-		return together(t, cpus, func(c *kernel.Thread, meet, done func()) {
+		return together(t, cpus, func(c *kernel.Thread, _ int, meet, done func()) {
 			addr := c.MustMmap(size(share))
 			meet()
 			touch(c, addr, share)
@@ -131,15 +132,23 @@ func faultTogether(cpus int) batch {
 	}
 }
 
-// gupTogether takes n references by cpus processes, each on pages of its own.
+// gupTogether takes n references by cpus processes, each on pages of its own. The
+// room for the pages stays from batch to batch: what it allocates would have the
+// garbage collector at work meanwhile, on the cores that are measured.
 func gupTogether(cpus int) batch {
 	const span = 8192 // pages of each
+	room := make([][]*page.Page, cpus)
 	return func(t *kernel.Thread, n int) time.Duration {
 		share := n / cpus
-		return together(t, cpus, func(c *kernel.Thread, meet, done func()) {
+		for i := range room {
+			if len(room[i]) < share {
+				room[i] = pageSlice(share)
+			}
+		}
+		return together(t, cpus, func(c *kernel.Thread, i int, meet, done func()) {
 			own := min(span, share)
 			addr := region(c, own)
-			pages := pageSlice(share)
+			pages := room[i][:share]
 			meet()
 			kernelMode(c, func(task *sched.Task) {
 				for at := 0; at < share; at += own {

@@ -47,6 +47,18 @@ func (t *Table) Cell(policy, workload, params string) *Cell {
 	return nil
 }
 
+// mark stands behind a verdict that the policy does not promise to prevent, footnote
+// explains it.
+const (
+	mark     = "*"
+	footnote = "* the policy does not promise to prevent this"
+)
+
+// marked reports whether a cell of the table needs the footnote.
+func (t *Table) marked() bool {
+	return slices.ContainsFunc(t.Cells, func(c Cell) bool { return slices.Contains(c.Also, workload.NotCovered) })
+}
+
 // words is a cell's verdicts in a table.
 func (c *Cell) words() string {
 	s := string(c.Verdict)
@@ -58,6 +70,9 @@ func (c *Cell) words() string {
 	}
 	if len(also) > 0 {
 		s += " (" + strings.Join(also, ", ") + ")"
+	}
+	if slices.Contains(c.Also, workload.NotCovered) {
+		s += mark
 	}
 	return s
 }
@@ -84,6 +99,9 @@ func (t *Table) WriteText(w io.Writer) error {
 	}
 	if err := tw.Flush(); err != nil {
 		return err
+	}
+	if t.marked() {
+		fmt.Fprintln(w, footnote)
 	}
 	fmt.Fprintln(w)
 	for _, c := range t.Cells {
@@ -125,6 +143,9 @@ func (t *Table) WriteMarkdown(w io.Writer) error {
 		if _, err := fmt.Fprintln(w); err != nil {
 			return err
 		}
+	}
+	if t.marked() {
+		fmt.Fprintf(w, "\n\\%s\n", footnote)
 	}
 	return nil
 }
