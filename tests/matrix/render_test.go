@@ -27,11 +27,12 @@ func TestRender(t *testing.T) {
 	var b bytes.Buffer
 	require.NoError(t, table().WriteText(&b))
 	assert.Equal(t, strings.TrimLeft(`
-POLICY  w                 w a=0
-stock   lost-read (leak)  safe
-fix     safe              -
+POLICY  w                  w a=0
+stock   lost-read (leak)*  safe
+fix     safe               -
+* the policy does not promise to prevent this
 
-stock on w: lost-read (leak)
+stock on w: lost-read (leak)*
     two
     lines
     cowlab replay cl1.w
@@ -42,7 +43,7 @@ stock on w a=0: safe
 `, "\n"), b.String())
 	b.Reset()
 	require.NoError(t, table().WriteMarkdown(&b))
-	assert.Equal(t, "| policy | w | w a=0 |\n|---|---|---|\n| `stock` | lost-read (leak) | safe |\n| `fix` | safe | - |\n", b.String())
+	assert.Equal(t, "| policy | w | w a=0 |\n|---|---|---|\n| `stock` | lost-read (leak)* | safe |\n| `fix` | safe | - |\n\n\\* the policy does not promise to prevent this\n", b.String())
 }
 
 func TestJSON(t *testing.T) {
