@@ -122,14 +122,16 @@ func (q *eventQueue) nextAt() uint64 {
 
 // AddEvent schedules ev to happen ns virtual nanoseconds from now (in the Free
 // regime: at any later step).
-func (m *Machine) AddEvent(ns uint64, ev Event) {
-	now := m.nowCycles()
-	m.events.add(now+m.cost.NSToCycles(ns), ev)
+func (m *Machine) AddEvent(ns uint64, ev Event) { m.addEvent(m.nowCycles()+m.cost.NSToCycles(ns), ev) }
+
+// addEvent schedules ev for a time in cycles.
+func (m *Machine) addEvent(at uint64, ev Event) {
+	m.events.add(at, ev)
 	if m.det {
 		m.det1.horizon = 0
 		return
 	}
-	m.attendEvent(now + m.cost.NSToCycles(ns))
+	m.attendEvent(at)
 }
 
 // PendingEvents returns how many device events and timers are outstanding.
@@ -153,7 +155,11 @@ type Timer struct {
 func (t *Task) StartTimer(ns uint64) *Timer {
 	tm := &Timer{m: t.M, c: t.M.cpus[t.C.ID], t: t, obj: x86.Obj(x86.ClassTimer, uint64(t.ID))}
 	t.C.Point(x86.OpEvent, tm.obj)
-	t.M.AddEvent(ns, tm)
+	now := t.M.nowCycles()
+	if !t.M.det {
+		now = max(now, t.C.Now()) // machine time may be behind the task's own clock
+	}
+	t.M.addEvent(now+t.M.cost.NSToCycles(ns), tm)
 	return tm
 }
 

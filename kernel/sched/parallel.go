@@ -31,9 +31,12 @@ const (
 	// crowdedQuantum where there are more CPUs than host cores.
 	quantum, crowdedQuantum = 20_000, 8_000
 	// yieldEvery is how many slow points a CPU passes before it lets other
-	// goroutines run. When CPUs outnumber the host's cores, a CPU that never
-	// yields holds up everybody who waits for a CPU that is not running.
-	yieldEvery, crowdedYieldEvery = 4, 1
+	// goroutines run. Where CPUs outnumber the host's cores, a CPU that never
+	// yields holds up everybody who waits for a CPU that is not running, so each
+	// slow point yields (crowdedYieldEvery). Where they do not, a yield is rarely of
+	// use to anybody, and with a core idle it wakes that core, which takes the CPU
+	// over with cold caches.
+	yieldEvery, crowdedYieldEvery = 256, 1
 	// lead is how far a CPU's clock may run ahead of the slowest, in cycles.
 	lead = 3_000_000
 	// spinsIdle and spinsCrowded are how many rounds a busy wait makes before it
@@ -339,10 +342,11 @@ func (m *Machine) runParallel() {
 	for _, c := range m.cpus {
 		wg.Go(func() {
 			for !m.stop.Load() {
-				t := c.cur
-				t.co.resume()
+				co := c.cur.co
+				co.resume()
+				exited := co.goexited // not after release: task and coroutine may be another CPU's then
 				c.release()
-				if t.co != nil && t.co.goexited {
+				if exited {
 					return
 				}
 			}

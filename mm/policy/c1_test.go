@@ -177,7 +177,11 @@ func TestC1(t *testing.T) {
 	r := searchC1(t, PGGUP{noRecheck: true}, 3000)
 	assert.NotZero(t, r.ByVerdict["lost-read"], "without the second look the race is open")
 	for _, p := range []mm.Policy{PGGUP{}, PGDontCOW{}} {
-		r := searchC1(t, p, 3000)
+		n := uint64(3000)
+		if Race {
+			n = 300
+		}
+		r := searchC1(t, p, n)
 		assert.Equal(t, r.Schedules, r.ByVerdict[explore.Safe], "%s", p.Name())
 	}
 }

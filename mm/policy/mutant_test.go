@@ -15,15 +15,27 @@ import (
 	"github.com/cowlab/cowlab/tests/workload"
 )
 
-// search searches a workload's small form under a policy.
+// search searches a workload's small form under a policy with n schedules.
 func search(t *testing.T, name, params string, p mm.Policy, n uint64) *explore.Report {
+	t.Helper()
+	return explores(t, name, params, p, explore.Options{Schedules: n, Seed: 1})
+}
+
+// searchFor is search that ends with the first schedule that shows v.
+func searchFor(t *testing.T, name string, p mm.Policy, v workload.Verdict, n uint64) *explore.Report {
+	t.Helper()
+	return explores(t, name, "", p, explore.Options{Schedules: n, Seed: 1, StopAtFirst: true,
+		Bad: func(verdict string) bool { return verdict == string(v) }})
+}
+
+func explores(t *testing.T, name, params string, p mm.Policy, o explore.Options) *explore.Report {
 	t.Helper()
 	w := workload.Lookup(name)
 	v, err := w.Parse(params, true)
 	require.NoError(t, err)
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
-	r, err := explore.Search(context.Background(), *matrix.Target(w, v, p, hosts), explore.Options{Schedules: n, Seed: 1})
+	r, err := explore.Search(context.Background(), *matrix.Target(w, v, p, hosts), o)
 	require.NoError(t, err)
 	for _, bad := range r.Witnesses {
 		if bad.Verdict != explore.Safe {
@@ -54,11 +66,18 @@ func TestMutantsCorrupt(t *testing.T) {
 		{"directio_sem without the forced write fault", "forkscrewreverse", workload.LeakToDisk, 1500},
 	} {
 		t.Run(c.mutant+" on "+c.workload, func(t *testing.T) {
+			if policy.Race && c.schedules > 1500 {
+				t.Skip("a long search of one goroutine; builds without the race detector run it")
+			}
 			m := policy.Mutants[c.mutant]
 			require.NotNil(t, m)
-			r := search(t, c.workload, "", m, c.schedules)
+			r := searchFor(t, c.workload, m, c.want, c.schedules)
 			assert.NotZero(t, r.ByVerdict[string(c.want)])
-			r = search(t, c.workload, "", policy.Lookup(m.Name()), c.schedules/3)
+			n := c.schedules / 3
+			if policy.Race {
+				n /= 10
+			}
+			r = search(t, c.workload, "", policy.Lookup(m.Name()), n)
 			assert.Equal(t, r.Schedules, r.ByVerdict[explore.Safe], "the policy itself")
 		})
 	}
@@ -68,18 +87,22 @@ func TestMutantsCorrupt(t *testing.T) {
 func TestStockCorrupts(t *testing.T) {
 	stock := policy.Lookup("stock")
 	for _, c := range []struct {
-		workload, params string
-		want             workload.Verdict
+		workload string
+		want     workload.Verdict
 	}{
-		{"dma_thread", "", workload.LostRead},
-		{"forkscrew", "", workload.LostRead},
-		{"forkscrew", "", workload.ChildChanged},
-		{"forkscrewreverse", "", workload.LeakToDisk},
+		{"dma_thread", workload.LostRead},
+		{"forkscrew", workload.LostRead},
+		{"forkscrew", workload.ChildChanged},
+		{"forkscrewreverse", workload.LeakToDisk},
 	} {
-		r := search(t, c.workload, c.params, stock, 1000)
+		r := searchFor(t, c.workload, stock, c.want, 1000)
 		assert.NotZero(t, r.ByVerdict[string(c.want)], "%s: %s", c.workload, c.want)
 	}
-	r := search(t, "dma_thread", "a=0", stock, 500)
+	n := uint64(500)
+	if policy.Race {
+		n = 50
+	}
+	r := search(t, "dma_thread", "a=0", stock, n)
 	assert.Zero(t, r.ByVerdict[string(workload.LostRead)], "aligned buffers do not lose the parent's read")
 }
 

@@ -32,9 +32,8 @@
 // The same as native/*.c of package speed, from the same state; see its package
 // comment. Where that leaves a choice:
 //
-//   - scale-fault uses two processes, so that what they share is the machine's
-//     (allocator, LRU lists) and not one mmap_sem; scale-gup uses two threads'
-//     worth of pages in two processes as well.
+//   - scale-fault and scale-gup use two processes, so that what they share is the
+//     machine's (allocator, LRU lists) and not one mmap_sem.
 //   - gup-fast takes 240 pages at a call, as native does, of n different ones.
 //   - direct-1m goes without the device: the time of the driver's own copy is
 //     measured apart and taken off.
@@ -49,6 +48,12 @@
 //
 // They are for comparing two versions of the source with each other, by
 // benchstat. For a verdict against native or floor use the rows.
+//
+// # On a busy host
+//
+// The rows with two CPUs need two cores to themselves. Interleaving cancels a
+// slow neighbour, but not one that has the second core: then scale-* shows 1 and
+// a flush waits for the host's scheduler. Look at the floor of the row first.
 //
 // # Allocations
 //

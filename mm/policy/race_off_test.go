@@ -1,0 +1,6 @@
+//go:build !race
+
+package policy
+
+// Race is set in race-detector builds.
+const Race = false
