@@ -34,6 +34,7 @@ const (
 	SysWritev        Sysno = 20
 	SysSchedYield    Sysno = 24
 	SysMremap        Sysno = 25
+	SysMincore       Sysno = 27
 	SysMadvise       Sysno = 28
 	SysDup           Sysno = 32
 	SysNanosleep     Sysno = 35
@@ -96,6 +97,8 @@ func (n Sysno) String() string {
 		return "sched_yield"
 	case SysMremap:
 		return "mremap"
+	case SysMincore:
+		return "mincore"
 	case SysMadvise:
 		return "madvise"
 	case SysDup:
