@@ -37,6 +37,13 @@ func (s *System) PinEnd(t *sched.Task, u *PinUser) {
 	}
 }
 
+// AccessWriter is a policy whose patch changes what access_process_vm asks get_user_pages
+// for.
+type AccessWriter interface {
+	// AccessWrite says whether a poke asks for write access; a peek never does.
+	AccessWrite() bool
+}
+
 // AccessProcessVM copies between m's memory at addr and buf: into buf, or out of it if
 // write is set. It returns how many bytes it copied; that is fewer than len(buf) where
 // a page cannot be had, and why is not told. The owner's permissions do not count as
@@ -45,7 +52,11 @@ func (s *System) PinEnd(t *sched.Task, u *PinUser) {
 // Preconditions:
 //   - the caller has a user of m (get_task_mm) and holds no lock; the task may sleep
 func (s *System) AccessProcessVM(t *sched.Task, m *MM, addr uint64, buf []byte, write bool) int {
-	return s.accessRemote(t, m, addr, buf, write, GUPForce|GUPInternal)
+	flags := GUPForce | GUPInternal
+	if p, ok := s.policy.(AccessWriter); write && (!ok || p.AccessWrite()) {
+		flags |= GUPWrite
+	}
+	return s.accessRemote(t, m, addr, buf, write, flags)
 }
 
 // ReadProcessVM is AccessProcessVM without force, for reading and for writing: what
@@ -54,13 +65,14 @@ func (s *System) AccessProcessVM(t *sched.Task, m *MM, addr uint64, buf []byte, 
 //
 // Preconditions: as AccessProcessVM
 func (s *System) ReadProcessVM(t *sched.Task, m *MM, addr uint64, buf []byte, write bool) int {
-	return s.accessRemote(t, m, addr, buf, write, GUPInternal)
-}
-
-func (s *System) accessRemote(t *sched.Task, m *MM, addr uint64, buf []byte, write bool, flags GUPFlags) int {
+	flags := GUPInternal
 	if write {
 		flags |= GUPWrite
 	}
+	return s.accessRemote(t, m, addr, buf, write, flags)
+}
+
+func (s *System) accessRemote(t *sched.Task, m *MM, addr uint64, buf []byte, write bool, flags GUPFlags) int {
 	var user *PinUser
 	if s.hooks&HookPin != 0 {
 		user = &PinUser{T: t, MM: m, Kind: UserPtrace, Write: write, Ranges: []Range{{addr, uint64(len(buf))}}}
