@@ -33,6 +33,7 @@ func Attach(ops []speed.Op, hosts *kernel.Hosts) (cleanup func(), err error) {
 		"exit-page":     l.on(&l.duo, exitPage),
 		"munmap-page":   l.on(&l.duo, munmap),
 		"mprotect-page": l.on(&l.duo, mprotect),
+		"mremap-page":   l.on(&l.duo, mremap),
 		"gup-fast":      l.on(&l.duo, gupFast),
 		"gup-slow":      l.on(&l.duo, gupSlow),
 		"direct-1m":     l.on(&l.disk, direct1M),
