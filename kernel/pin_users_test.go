@@ -204,6 +204,7 @@ func TestPipeRandom(t *testing.T) {
 				_, _, err := th.Wait(pid)
 				assert.NoError(t, err)
 			}
+			assert.Greater(t, th.Load64(sums), uint64(4096))
 			assert.Equal(t, th.Load64(sums)+th.Load64(sums+16), th.Load64(sums+8)+th.Load64(sums+24))
 		})
 	})

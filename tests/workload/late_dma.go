@@ -24,8 +24,9 @@ func lateDMA() *Workload {
 			{Name: "pages", Usage: "pages registered", Default: 32, Small: 1, Min: 1, Max: 1 << 12},
 			{Name: "forks", Usage: "forks, each with a transfer in both directions", Default: 20, Small: 1, Min: 1, Max: 1 << 16},
 			{Name: "fast", Usage: "1: registered by get_user_pages_fast", Max: 1},
+			{Name: "advice", Usage: "what the program does about it: 1 MADV_DONTFORK, 2 MADV_DONTCOW (1300-1316)", Max: 2},
 		},
-		Variants: []string{"fast=0", "fast=1"},
+		Variants: []string{"fast=0", "fast=1", "advice=1", "advice=2"},
 		Needs:    mm.Forward | mm.Reverse | mm.OtherPins,
 		Memory:   func(v Values) uint64 { return uint64(v["pages"])*3<<x86.PageShift + 4<<20 },
 		CPUs:     2, SmallCPUs: 2,
@@ -53,6 +54,12 @@ func lateMain(t *kernel.Thread, r *Run) {
 	if r.failed(err, "register") {
 		return
 	}
+	switch r.Values["advice"] {
+	case 1:
+		r.failed(t.Madvise(buf, size, mm.MadvDontFork), "madvise")
+	case 2:
+		r.failed(t.Madvise(buf, size, mm.MadvDontCOW), "madvise")
+	}
 	r.begin()
 	for i := range r.Values.Int("forks") {
 		if r.over() {
@@ -77,6 +84,10 @@ func lateRound(t *kernel.Thread, r *Run, reg *kernel.Registration, buf uint64, n
 		each(func(off uint64) { r.failed(t.DeviceWrite(reg, off+lateDMAed, want), "device write") })
 	})
 	pid, err := t.Fork(func(c *kernel.Thread) {
+		if r.Values["advice"] == 1 {
+			awaitWord(c, transferred) // it does not have the memory
+			c.Exit(0)
+		}
 		before := make([][]byte, 0, n)
 		each(func(off uint64) { before = append(before, c.Bytes(buf+off+lateDMAed, 8)) })
 		awaitWord(c, transferred)
