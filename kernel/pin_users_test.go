@@ -19,7 +19,6 @@ type pinWitness struct {
 	mm.Stock
 	open, begun map[mm.PinUserKind]int
 	refuse      error
-	pages       int // references that are out
 }
 
 func newPinWitness() *pinWitness {
