@@ -10,6 +10,8 @@
 //	              without fork, and a device that goes on writing to it
 //	pin           gVisor's tests of pins and forks
 //	peek          what a debugger's look costs
+//	LTP           mmap, mremap, madvise, mincore, vmsplice, fork (ltp_test.go, which
+//	              lists what is left out and why)
 //
 // A [Case] is a small program whose processes go in lock-step, so that there is one
 // thing it can show. Its expectation for stock stands beside it, with the step of

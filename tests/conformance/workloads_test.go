@@ -21,7 +21,7 @@ func TestOtherPins(t *testing.T) {
 	const safe = workload.Safe
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
-	n := uint64(400)
+	n := uint64(250)
 	if testing.Short() {
 		n = 60
 	}
