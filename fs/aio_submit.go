@@ -203,7 +203,7 @@ func (k *Kiocb) rwVect(t *sched.Task) (int64, error) {
 			return 0, err
 		}
 		k.left -= n
-		if n == 0 || k.left <= 0 {
+		if n == 0 || k.left <= 0 || !write && k.File.Inode.pipe != nil { // a pipe is read once
 			return k.nbytes - k.left, nil
 		}
 		iov = iovSkip(iov, uint64(n))

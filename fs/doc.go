@@ -1,5 +1,5 @@
-// Package fs is the file layer: open files, block-device files, direct I/O and
-// asynchronous I/O, as far as they matter to memory management.
+// Package fs is the file layer: open files, block-device files, direct I/O,
+// asynchronous I/O, pipes and splicing, as far as they matter to memory management.
 //
 //	fd table (room kernel) -> File -> Inode -> block device (room blk)
 //
@@ -42,6 +42,21 @@
 // the places of mm_pinned_sem in KOSAKI's second patch. See [PinSubmitter],
 // [PinReleaser] and [DirectIOPinner] for what else a policy may want.
 //
+// # Pipes
+//
+// A pipe is 16 places for pieces of pages ([Pipe]). write(2) fills pages of the pipe's
+// own. vmsplice puts the writer's pages there as they are, found by get_user_pages_fast
+// for reading:
+//
+//	                             references of the pipe on the user's page
+//	get_iovec_page_array         +1            PinBegin before
+//	splice_to_pipe                1            whatever becomes of the mapping now
+//	pipe_read, all of it         -1            PinEnd after the last page of the call
+//
+// Nothing says when somebody will read. What is read is what the page holds then: if
+// the writer has unmapped it and another process still maps it, that process's stores.
+// See [VmsplicePinner] for what kind of reference a policy may want.
+//
 // # Asynchronous I/O
 //
 // [System.IoSetup] makes a [Kioctx]: a ring of events that belongs to an address
@@ -55,6 +70,7 @@
 //	i_mutex < i_alloc_sem < policy's pinned_sem < mmap_sem
 //	dio     a DIO's bio_lock, and bio_dirty_lock: irq-safe leaves
 //	aio_ctx a Kioctx: irq-safe, waiters are woken under it
+//	pipe    a pipe's i_mutex: held while user memory is copied, so before mmap_sem
 //
 // # Not like Linux
 //

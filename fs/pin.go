@@ -41,6 +41,7 @@ type pinPolicy struct {
 	submitter PinSubmitter
 	releaser  PinReleaser
 	kind      mm.PinKind
+	vmsplice  mm.PinKind
 }
 
 func newPinPolicy(p mm.Policy) pinPolicy {
@@ -49,6 +50,9 @@ func newPinPolicy(p mm.Policy) pinPolicy {
 	pp.releaser, _ = p.(PinReleaser)
 	if d, ok := p.(DirectIOPinner); ok {
 		pp.kind = d.DirectIOPin()
+	}
+	if v, ok := p.(VmsplicePinner); ok {
+		pp.vmsplice = v.VmsplicePin()
 	}
 	return pp
 }

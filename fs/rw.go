@@ -65,25 +65,37 @@ func (s *System) freeKiocb(t *sched.Task, k *Kiocb) {
 // changed. It returns fewer bytes at the end of the file.
 //
 // Errors: EBADF (not open for reading), EINVAL (pos negative; misaligned with ODirect),
-// EFAULT, EIO, ENOMEM.
+// ESPIPE (a pipe), EFAULT, EIO, ENOMEM.
 func (f *File) Pread(t *sched.Task, addr, n uint64, pos int64) (int64, error) {
+	if err := f.seekable(pos); err != nil {
+		return 0, err
+	}
 	return f.single(t, addr, n, pos, false /* write */)
 }
 
 // Pwrite writes n bytes from user memory at addr to pos. Errors as Pread; ENOSPC at
 // the end of a device, EPERM if it has become read-only.
 func (f *File) Pwrite(t *sched.Task, addr, n uint64, pos int64) (int64, error) {
+	if err := f.seekable(pos); err != nil {
+		return 0, err
+	}
 	return f.single(t, addr, n, pos, true /* write */)
 }
 
 // Preadv and Pwritev are Pread and Pwrite for up to 1024 buffers, one after the
 // other.
 func (f *File) Preadv(t *sched.Task, iov []IOVec, pos int64) (int64, error) {
+	if err := f.seekable(pos); err != nil {
+		return 0, err
+	}
 	return f.vector(t, iov, pos, false /* write */)
 }
 
 // Pwritev: see Preadv.
 func (f *File) Pwritev(t *sched.Task, iov []IOVec, pos int64) (int64, error) {
+	if err := f.seekable(pos); err != nil {
+		return 0, err
+	}
 	return f.vector(t, iov, pos, true /* write */)
 }
 
@@ -176,6 +188,17 @@ func checkVector(iov []IOVec) (n uint64, err error) {
 		n += v.Len
 	}
 	return n, nil
+}
+
+// seekable is what the calls with a position ask first (FMODE_PREAD, FMODE_PWRITE).
+func (f *File) seekable(pos int64) error {
+	switch {
+	case pos < 0:
+		return unix.EINVAL
+	case f.Inode.pipe != nil:
+		return unix.ESPIPE
+	}
+	return nil
 }
 
 // verify is what sys_pread64, vfs_read and rw_verify_area check.

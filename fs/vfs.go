@@ -26,6 +26,11 @@ type System struct {
 
 	dirty bioDirty
 	aio   aioState
+	pipes pipeList
+
+	// SendSIGPIPE sends SIGPIPE to a task that writes to a pipe without readers; nil:
+	// it only gets EPIPE. Set at boot.
+	SendSIGPIPE func(t *sched.Task)
 }
 
 // cpuState is the free lists of a CPU. They are touched by whoever runs the CPU,
@@ -38,7 +43,8 @@ type cpuState struct {
 }
 
 // New makes the file layer of a machine over its memory manager and block layer.
-// Every device that b has becomes a file /dev/<name>; see also AddDevice. Boot time only.
+// Every device that b has becomes a file /dev/<name>; see also AddDevice. b is nil on a
+// machine without disks. Boot time only.
 func New(s *mm.System, b *blk.System) *System {
 	return newSystem(s.M, s.Pages, b, mmMemory{s}, s.Policy())
 }
@@ -50,8 +56,10 @@ func newSystem(m *sched.Machine, pages *page.Map, b *blk.System, mem userMemory,
 	}
 	s.dirty.init(s)
 	s.aio.init(s)
-	for _, d := range b.Devices() {
-		s.AddDevice("/dev/"+d.Name(), d)
+	if b != nil {
+		for _, d := range b.Devices() {
+			s.AddDevice("/dev/"+d.Name(), d)
+		}
 	}
 	return s
 }
@@ -104,7 +112,7 @@ type Inode struct {
 	FS *System
 	// Path is the name the file was registered under. Immutable.
 	Path string
-	// Dev is the device that holds the file's blocks. Immutable.
+	// Dev is the device that holds the file's blocks, nil for a pipe. Immutable.
 	Dev *blk.Device
 	// Block is set for a block-device file. Immutable.
 	Block bool
@@ -115,6 +123,7 @@ type Inode struct {
 	IAllocSem lock.RWSem
 
 	ops     FileOps
+	pipe    *Pipe      // nil unless it is one; immutable
 	blkbits uint       // log2 of the block size (i_blkbits); immutable
 	size    x86.Word64 // i_size in bytes
 	obj     x86.ObjID  // names size; immutable
@@ -175,9 +184,14 @@ func (s *System) Open(t *sched.Task, path string, flags OpenFlags) (*File, error
 	case flags.CanWrite() && i.Dev.ReadOnly():
 		return nil, unix.EROFS
 	}
+	return s.newFile(i, flags), nil
+}
+
+// newFile makes an open file with one reference.
+func (s *System) newFile(i *Inode, flags OpenFlags) *File {
 	f := &File{Inode: i, Flags: flags, obj: s.m.NewObj(x86.ClassWord)}
 	f.refs.Poke(1)
-	return f, nil
+	return f
 }
 
 // isDir reports whether a path leads to registered ones.
@@ -194,11 +208,15 @@ func (s *System) isDir(path string) bool {
 // Get takes a reference (get_file): for another descriptor, or for a request in flight.
 func (f *File) Get(t *sched.Task) { f.refs.Add(t.C, f.obj, 1) }
 
-// Put drops a reference (fput). It may be called in interrupt context: nothing here
-// has to be written back when a file is closed.
+// Put drops a reference (fput). It may be called in interrupt context, unless the file
+// is a pipe, whose last Put closes an end and may sleep: a transfer to a pipe is never
+// completed by an interrupt.
 func (f *File) Put(t *sched.Task) {
-	if f.refs.AddReturn(t.C, f.obj, -1) < 0 {
+	switch n := f.refs.AddReturn(t.C, f.obj, -1); {
+	case n < 0:
 		t.Oops("fput: file %s has no references", f.Inode.Path)
+	case n == 0 && f.Inode.pipe != nil:
+		f.Inode.pipe.closeEnd(t, f)
 	}
 }
 
@@ -216,9 +234,12 @@ const (
 )
 
 // Lseek moves the file's position (block_llseek): EINVAL if it would lie outside the
-// device.
+// device, ESPIPE for a pipe.
 func (f *File) Lseek(t *sched.Task, offset int64, whence int) (int64, error) {
 	i := f.Inode
+	if i.pipe != nil {
+		return 0, unix.ESPIPE
+	}
 	i.IMutex.Lock(t)
 	size := i.Size(t)
 	err := error(nil)

@@ -47,7 +47,7 @@ type Machine struct {
 	pages    *page.Map      // immutable
 	sys      *mm.System     // immutable
 	blk      *blk.System    // nil without disks; immutable
-	fs       *fs.System     // nil without disks; immutable
+	fs       *fs.System     // immutable
 	disks    []disk         // immutable
 	last     *sched.Result  // of the last run; for whoever runs the machine
 	down     bool           // Shutdown has been called
@@ -187,6 +187,7 @@ func (m *Machine) waitName(id uint64) (name string) {
 
 func (m *Machine) addDisks() error {
 	if len(m.opts.Disks) == 0 {
+		m.addFiles()
 		return nil
 	}
 	m.blk = blk.NewSystem(m.sched, m.pages)
@@ -218,8 +219,17 @@ func (m *Machine) addDisks() error {
 		}
 		m.disks[i] = d
 	}
-	m.fs = fs.New(m.sys, m.blk)
+	m.addFiles()
 	return nil
+}
+
+// addFiles makes the file layer, over the disks there are.
+func (m *Machine) addFiles() {
+	m.fs = fs.New(m.sys, m.blk)
+	m.fs.SendSIGPIPE = func(t *sched.Task) {
+		th := t.Owner.(*Thread)
+		th.p.sendSignal(t, th, SigInfo{Signal: SIGPIPE, Code: SIUser, PID: th.p.pid})
+	}
 }
 
 // Shutdown ends what still runs, closes the disks' images and gives host memory and
@@ -270,7 +280,7 @@ func (m *Machine) Trace() *trace.Trace { return m.trace }
 // Block returns the block layer, nil if the machine has no disks.
 func (m *Machine) Block() *blk.System { return m.blk }
 
-// FS returns the file layer, nil if the machine has no disks.
+// FS returns the file layer. Without disks there are only pipes.
 func (m *Machine) FS() *fs.System { return m.fs }
 
 // Options returns the options that the machine was booted with, defaults filled in.

@@ -13,13 +13,17 @@ func (m *Machine) Check() []error {
 	if m.down {
 		return nil
 	}
-	return append(m.sys.CheckRest(), m.checkProcesses()...)
+	errs := append(m.sys.CheckRest(), m.checkProcesses()...)
+	if m.last != nil && m.last.Reason == sched.Quiet {
+		errs = append(errs, m.fs.CheckPipes(true /* rest */)...)
+	}
+	return errs
 }
 
 // CheckStep is Check for any step of a deterministic machine, from a sched.Observer:
 // what a held lock excuses is left out.
 func (m *Machine) CheckStep() []error {
-	return append(m.sys.Check(), m.pages.CheckStep()...)
+	return append(append(m.sys.Check(), m.pages.CheckStep()...), m.fs.CheckPipes(false /* rest */)...)
 }
 
 // checkProcesses checks what holds of processes at rest: all have ended and been

@@ -50,7 +50,7 @@ func (t *Thread) IoSetup(nr uint32) (ContextID, error) {
 	task := t.enter(SysIoSetup, uint64(nr), 0)
 	var id ContextID
 	err := error(unix.ENOSYS)
-	if t.m.fs != nil {
+	if t.m.blk != nil {
 		id, err = t.m.fs.IoSetup(task, nr)
 	}
 	t.leave(SysIoSetup, result(0, err))
@@ -62,7 +62,7 @@ func (t *Thread) IoSetup(nr uint32) (ContextID, error) {
 func (t *Thread) IoDestroy(id ContextID) error {
 	task := t.enter(SysIoDestroy, uint64(id), 0)
 	err := error(unix.ENOSYS)
-	if t.m.fs != nil {
+	if t.m.blk != nil {
 		err = t.m.fs.IoDestroy(task, id)
 	}
 	t.leave(SysIoDestroy, result(0, err))
@@ -75,7 +75,7 @@ func (t *Thread) IoDestroy(id ContextID) error {
 func (t *Thread) IoSubmit(id ContextID, reqs []IOCB) (int, error) {
 	task := t.enter(SysIoSubmit, uint64(id), uint64(len(reqs)))
 	n, err := 0, error(unix.ENOSYS)
-	if t.m.fs != nil {
+	if t.m.blk != nil {
 		s := &t.aio
 		s.grow(len(reqs))
 		for i := range reqs {
@@ -118,7 +118,7 @@ func (t *Thread) IoGetevents(id ContextID, minNr, nr int, timeoutNS int64) ([]IO
 	task := t.enter(SysIoGetevents, uint64(id), uint64(nr))
 	n, err := 0, error(unix.ENOSYS)
 	var events []IOEvent
-	if t.m.fs != nil {
+	if t.m.blk != nil {
 		var timeout *uint64
 		if timeoutNS >= 0 {
 			ns := uint64(timeoutNS)
@@ -137,7 +137,7 @@ func (t *Thread) IoGetevents(id ContextID, minNr, nr int, timeoutNS int64) ([]IO
 // exitAIO ends the contexts of the thread's address space, and waits for what is in
 // flight (exit_aio). A vfork's child leaves them to its parent.
 func (t *Thread) exitAIO() {
-	if p := t.p; t.m.fs != nil && p.space != nil && !p.borrowed {
+	if p := t.p; t.m.blk != nil && p.space != nil && !p.borrowed {
 		t.m.fs.ExitAIO(t.task, p.space)
 	}
 }

@@ -19,14 +19,10 @@ type IOVec = fs.IOVec
 func (t *Thread) Open(path string, flags fs.OpenFlags) (fd int, err error) {
 	task := t.enter(SysOpen, 0, uint64(flags))
 	fd = -1
-	if t.m.fs == nil {
-		err = unix.ENOENT
-	} else {
-		var f *fs.File
-		if f, err = t.m.fs.Open(task, path, flags); err == nil {
-			if fd, err = t.p.files.install(task, f); err != nil {
-				f.Put(task)
-			}
+	var f *fs.File
+	if f, err = t.m.fs.Open(task, path, flags); err == nil {
+		if fd, err = t.p.files.install(task, f); err != nil {
+			f.Put(task)
 		}
 	}
 	t.leave(SysOpen, result(int64(fd), err))

@@ -129,10 +129,22 @@ func (t *Thread) Sbrk(n int64) (uint64, error) {
 	return old, nil
 }
 
-// Mremap would move or resize a mapping. It is ENOSYS for now: 2.6.29's move_ptes is
-// not modelled yet.
-func (t *Thread) Mremap(addr, oldLength, newLength uint64, flags int) (uint64, error) {
-	t.enter(SysMremap, addr, oldLength)
-	t.leave(SysMremap, result(0, unix.ENOSYS))
-	return 0, unix.ENOSYS
+// Mremap makes the mapping at addr newLength bytes long instead of oldLength, moving it
+// if it has to and flags permit, and returns where it then is: mremap(2). newAddr only
+// counts with mm.MremapFixed. Errors are those of mm.SysMremap.
+func (t *Thread) Mremap(addr, oldLength, newLength uint64, flags mm.MremapFlags, newAddr uint64) (uint64, error) {
+	task := t.enter(SysMremap, addr, oldLength)
+	at, err := mm.SysMremap(task, t.p.space, addr, oldLength, newLength, flags, newAddr)
+	t.leave(SysMremap, result(int64(at), err))
+	return at, err
+}
+
+// Mincore says for each page of a range whether it is in memory: mincore(2). The answer
+// is a Go slice with 1 or 0 for each page, and not emulated memory. Errors are those of
+// mm.SysMincore; with ENOMEM the pages before the hole have been answered.
+func (t *Thread) Mincore(addr, length uint64) ([]byte, error) {
+	task := t.enter(SysMincore, addr, length)
+	vec, err := mm.SysMincore(task, t.p.space, addr, length)
+	t.leave(SysMincore, result(0, err))
+	return vec, err
 }

@@ -14,7 +14,7 @@ import (
 type Sysno uint16
 
 // The system calls. Linux 2.6.29 arch/x86/include/asm/unistd_64.h; preadv and
-// pwritev are of 2.6.30.
+// pwritev are of 2.6.30, process_vm_readv and process_vm_writev of 3.2.
 const (
 	SysRead          Sysno = 0
 	SysWrite         Sysno = 1
@@ -32,8 +32,10 @@ const (
 	SysPwrite64      Sysno = 18
 	SysReadv         Sysno = 19
 	SysWritev        Sysno = 20
+	SysPipe          Sysno = 22
 	SysSchedYield    Sysno = 24
 	SysMremap        Sysno = 25
+	SysMincore       Sysno = 27
 	SysMadvise       Sysno = 28
 	SysDup           Sysno = 32
 	SysNanosleep     Sysno = 35
@@ -44,6 +46,7 @@ const (
 	SysWait4         Sysno = 61
 	SysKill          Sysno = 62
 	SysFsync         Sysno = 74
+	SysPtrace        Sysno = 101
 	SysGetppid       Sysno = 110
 	SysFutex         Sysno = 202
 	SysIoSetup       Sysno = 206
@@ -53,8 +56,14 @@ const (
 	SysClockGettime  Sysno = 228
 	SysExitGroup     Sysno = 231
 	SysTgkill        Sysno = 234
+	SysSplice        Sysno = 275
+	SysVmsplice      Sysno = 278
+	SysPipe2         Sysno = 293
 	SysPreadv        Sysno = 295
 	SysPwritev       Sysno = 296
+
+	SysProcessVMReadv  Sysno = 310
+	SysProcessVMWritev Sysno = 311
 )
 
 // String returns the system call's name.
@@ -96,6 +105,8 @@ func (n Sysno) String() string {
 		return "sched_yield"
 	case SysMremap:
 		return "mremap"
+	case SysMincore:
+		return "mincore"
 	case SysMadvise:
 		return "madvise"
 	case SysDup:
@@ -136,6 +147,20 @@ func (n Sysno) String() string {
 		return "tgkill"
 	case SysPreadv:
 		return "preadv"
+	case SysPipe:
+		return "pipe"
+	case SysPtrace:
+		return "ptrace"
+	case SysSplice:
+		return "splice"
+	case SysVmsplice:
+		return "vmsplice"
+	case SysPipe2:
+		return "pipe2"
+	case SysProcessVMReadv:
+		return "process_vm_readv"
+	case SysProcessVMWritev:
+		return "process_vm_writev"
 	case SysPwritev:
 		return "pwritev"
 	}

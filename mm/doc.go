@@ -106,9 +106,10 @@
 //	pgtable, mmu_gather, zap        tables, and taking things out of them
 //	fault, memory, wp, fork, kit    faults, copy-on-write, fork, what both are made of
 //	anon_vma, rmap                  from pages to ptes
-//	gup, gup_fast                   from addresses to pinned pages
+//	gup, gup_fast, access           from addresses to pinned pages; debuggers
 //	address_space, page_tree, shmem the page cache and shared anonymous memory
 //	vma_tree, vma_merge, mmap, ...  the VMAs and the system calls that change them
+//	mremap, mincore, dontcow        memory that moves, is asked for, is never shared
 //	policy, stock                   the decisions
 //	check                           the invariants
 package mm

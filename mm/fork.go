@@ -137,7 +137,11 @@ func (s *System) copyPageRange(f *Fork) error {
 		if dst, err = f.Dst.pteAlloc(t, at); err != nil {
 			break
 		}
-		err = s.copyPTERange(f, dst, src, at, next)
+		if v.Flags.IsCOW() && v.Flags&VMDontCOW != 0 {
+			err = s.copyDontCOW(f, dst, src, at, next)
+		} else {
+			err = s.copyPTERange(f, dst, src, at, next)
+		}
 		addr = next
 	}
 	if bracket {

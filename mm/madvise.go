@@ -24,6 +24,13 @@ const (
 	MadvDoFork     Advice = 11
 )
 
+// MadvDontCOW asks that fork never shares the range's pages: the child gets a copy of
+// each at once, and the parent's stay writable. It was proposed in the thread (lines
+// 1300-1316) for programs that have memory pinned for a device and want the child to
+// see it too, which MadvDontFork does not give. No kernel ever had it; the number is
+// ours. Nothing takes it back.
+const MadvDontCOW Advice = 0x1001
+
 // needsWrite reports whether the advice changes VMAs, so that mmap_sem is taken for
 // writing (madvise_need_mmap_write).
 func (a Advice) needsWrite() bool { return a != MadvRemove && a != MadvWillNeed && a != MadvDontNeed }
@@ -110,16 +117,12 @@ func (m *MM) madviseVMA(t *sched.Task, v, prev *VMA, start, end uint64, advice A
 			return v, unix.EINVAL
 		}
 		return m.madviseBehavior(t, v, prev, start, end, advice)
-	case MadvNormal, MadvSequential, MadvRandom, MadvDontFork:
+	case MadvNormal, MadvSequential, MadvRandom, MadvDontFork, MadvDontCOW:
 		return m.madviseBehavior(t, v, prev, start, end, advice)
 	case MadvRemove:
 		return m.madviseRemove(t, v, start, end)
 	case MadvWillNeed:
-		// Reading ahead is the file system's business, and none does it yet.
-		if v.Mapping == nil {
-			return v, unix.EBADF
-		}
-		return v, nil
+		return v, v.madviseWillNeed(t, start, end)
 	case MadvDontNeed:
 		return v, m.madviseDontNeed(t, v, start, end)
 	}
@@ -140,6 +143,8 @@ func (m *MM) madviseBehavior(t *sched.Task, v, prev *VMA, start, end uint64, adv
 		flags |= VMDontCopy
 	case MadvDoFork:
 		flags &^= VMDontCopy
+	case MadvDontCOW:
+		flags |= VMDontCOW
 	}
 	if flags == v.Flags {
 		return v, nil
@@ -158,6 +163,26 @@ func (m *MM) madviseDontNeed(t *sched.Task, v *VMA, start, end uint64) error {
 		return unix.EINVAL
 	}
 	m.ZapPageRange(t, v, start, end-start)
+	return nil
+}
+
+// Readaheader is what AddressSpaceOps implement whose pages come from a device.
+type Readaheader interface {
+	// ForceReadahead starts to read n pages from index on into the cache, and does
+	// not wait for them. mmap_sem is held for reading.
+	ForceReadahead(t *sched.Task, as *AddressSpace, index, n uint64)
+}
+
+// madviseWillNeed starts to read the pages that a file has beyond its cache
+// (madvise_willneed). It is EBADF for anonymous memory. The end is cut to the VMA's
+// and errors of the reading do not count.
+func (v *VMA) madviseWillNeed(t *sched.Task, start, end uint64) error {
+	if v.Mapping == nil {
+		return unix.EBADF
+	}
+	if r, ok := v.Mapping.Ops.(Readaheader); ok && v.Flags&VMHugetlb == 0 {
+		r.ForceReadahead(t, v.Mapping, v.Index(start), (min(end, v.End)-start)>>x86.PageShift)
+	}
 	return nil
 }
 

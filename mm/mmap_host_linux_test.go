@@ -87,6 +87,11 @@ func hostCall(fd int, pipe [2]int, op mapOp) (r mapResult) {
 		_, _, errno = unix.Syscall(unix.SYS_MPROTECT, uintptr(op.Addr), uintptr(op.Size), uintptr(op.Prot))
 	case "madvise":
 		_, _, errno = unix.Syscall(unix.SYS_MADVISE, uintptr(op.Addr), uintptr(op.Size), uintptr(op.Advice))
+	case "mremap":
+		_, _, errno = unix.Syscall6(unix.SYS_MREMAP, uintptr(op.Addr), uintptr(op.Size), uintptr(op.NewSize),
+			uintptr(op.Remap), uintptr(op.NewAddr), 0)
+	case "mincore":
+		errno, r.Vec = hostMincore(pipe, op)
 	case "write":
 		_, err := unix.Write(pipe[1], []byte{op.Byte})
 		if err != nil {
@@ -103,6 +108,38 @@ func hostCall(fd int, pipe [2]int, op mapOp) (r mapResult) {
 	}
 	r.Errno = int(errno)
 	return r
+}
+
+// hostMincore has the kernel write its answer to a page of its own and that to the
+// pipe.
+func hostMincore(pipe [2]int, op mapOp) (unix.Errno, string) {
+	vec, _, errno := unix.Syscall6(unix.SYS_MMAP, 0, pg, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, ^uintptr(0), 0)
+	if errno != 0 {
+		panic(errno)
+	}
+	var b [windowPages]byte
+	text, n := "", uintptr(pageAlign(op.Size)/pg)
+	_, _, errno = unix.Syscall(unix.SYS_MINCORE, uintptr(op.Addr), uintptr(op.Size), vec)
+	if errno == 0 {
+		if _, _, err := unix.Syscall(unix.SYS_WRITE, uintptr(pipe[1]), vec, n); err != 0 {
+			panic(err)
+		}
+		if _, err := io.ReadFull(os.NewFile(uintptr(mustDup(pipe[0])), "pipe"), b[:n]); err != nil {
+			panic(err)
+		}
+		text = vecString(b[:n])
+	}
+	unix.Syscall(unix.SYS_MUNMAP, vec, pg, 0)
+	return errno, text
+}
+
+func mustDup(fd int) int {
+	n, err := unix.Dup(fd)
+	if err != nil {
+		panic(err)
+	}
+	return n
 }
 
 func drain(fd int) byte {

@@ -22,7 +22,7 @@ const windowPages = 256
 
 // mapOp is one call with its raw arguments, so that a host can execute it too.
 type mapOp struct {
-	Call   string // mmap, munmap, mprotect, madvise, write, read
+	Call   string // mmap, munmap, mprotect, madvise, write, read, mremap, mincore
 	Addr   uint64
 	Size   uint64
 	Prot   Prot
@@ -31,19 +31,23 @@ type mapOp struct {
 	File   bool   // mmap: the file
 	PgOff  uint64 // mmap
 	Byte   byte   // write
+
+	NewSize, NewAddr uint64      // mremap
+	Remap            MremapFlags // mremap
 }
 
 // mapResult is what a call returns.
 type mapResult struct {
 	Errno int
-	Byte  byte // read
+	Byte  byte   // read
+	Vec   string // mincore
 }
 
 func (r mapResult) String() string {
 	if r.Errno != 0 {
 		return unix.ErrnoName(unix.Errno(r.Errno))
 	}
-	return fmt.Sprintf("ok %d", r.Byte)
+	return fmt.Sprintf("ok %d%s", r.Byte, r.Vec)
 }
 
 func failed(err error) mapResult {
@@ -84,6 +88,8 @@ func (u *user) emulate(f *memfd, op mapOp) mapResult {
 		return failed(u.mprotect(op.Addr, op.Size, op.Prot))
 	case "madvise":
 		return failed(u.madvise(op.Addr, op.Size, op.Advice))
+	case "mremap", "mincore":
+		return u.emulateRemap(op)
 	case "write":
 		if _, ok := u.tryStore(op.Addr, 1, uint64(op.Byte)); !ok {
 			return mapResult{Errno: efault}
@@ -112,7 +118,10 @@ type modelPage struct {
 }
 
 // modelObj is a file or a shared anonymous mapping.
-type modelObj struct{ bytes map[int]byte }
+type modelObj struct {
+	bytes map[int]byte
+	size  int // in pages; beyond it there is SIGBUS
+}
 
 // mapModel is an address space without VMAs.
 type mapModel struct {
@@ -120,7 +129,7 @@ type mapModel struct {
 	file  *modelObj
 }
 
-func newMapModel() *mapModel { return &mapModel{file: &modelObj{map[int]byte{}}} }
+func newMapModel() *mapModel { return &mapModel{file: &modelObj{map[int]byte{}, windowPages}} }
 
 // do executes a call on the model.
 func (m *mapModel) do(op mapOp) mapResult {
@@ -139,7 +148,7 @@ func (m *mapModel) do(op mapOp) mapResult {
 		case op.File:
 			p.obj = m.file
 		case p.shared:
-			p.obj = &modelObj{map[int]byte{}}
+			p.obj = &modelObj{map[int]byte{}, end - page}
 		}
 		for i := page; i < end; i++ {
 			p.index = i - page + int(op.PgOff)
@@ -179,9 +188,11 @@ func (m *mapModel) do(op mapOp) mapResult {
 			}
 		}
 		return r
+	case "mremap":
+		return m.remap(op)
 	case "write":
 		p := &m.pages[page]
-		if !p.mapped || p.prot&ProtWrite == 0 {
+		if !p.mapped || p.prot&ProtWrite == 0 || p.beyond() {
 			return mapResult{Errno: efault}
 		}
 		if p.shared {
@@ -191,13 +202,16 @@ func (m *mapModel) do(op mapOp) mapResult {
 		}
 	case "read":
 		p := &m.pages[page]
-		if !p.mapped || p.prot == ProtNone {
+		if !p.mapped || p.prot == ProtNone || p.beyond() {
 			return mapResult{Errno: efault}
 		}
 		return mapResult{Byte: p.read()}
 	}
 	return mapResult{}
 }
+
+// beyond reports whether there is nothing behind the page but the end of its object.
+func (p *modelPage) beyond() bool { return !p.private && p.obj != nil && p.index >= p.obj.size }
 
 func (p *modelPage) read() byte {
 	if p.private {

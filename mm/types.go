@@ -42,6 +42,9 @@ const (
 	VMPolicy2 VMFlags = 1 << 42
 	VMPolicy3 VMFlags = 1 << 43
 
+	// VMDontCOW is set by MadvDontCOW: fork copies the pages.
+	VMDontCOW VMFlags = 1 << 44
+
 	// VMSpecial VMAs never merge.
 	VMSpecial = VMIO | VMDontExpand | VMPFNMap
 )

@@ -308,3 +308,6 @@ func (l *Mutex) TryLock(t *sched.Task) bool {
 
 // AssertHeld stops the machine if the task does not hold the mutex.
 func (l *Mutex) AssertHeld(t *sched.Task) { l.s.AssertHeld(t) }
+
+// Locked reports whether somebody holds the mutex: for invariants.
+func (l *Mutex) Locked() bool { return l.s.WriteLocked() }

@@ -146,6 +146,9 @@ const (
 	EmuAIOCompletions
 	EmuWritebackPages
 	EmuVmsplicePages
+	EmuPipePages     // pages that write(2) allocated for pipes
+	EmuAccessVMPages // pages copied for debuggers (access_process_vm)
+	EmuDriverPages   // pages pinned by drivers for later DMA
 	// Swap, rmap, merging and migration.
 	EmuSwapCacheHits
 	EmuSwapCacheAdds
@@ -238,6 +241,7 @@ var counterNames = [NumCounters]string{
 	EmuDMAChunks: "emu_dma_chunks", EmuDMABytes: "emu_dma_bytes", EmuDMAFreed: "emu_dma_freed",
 	EmuAIORequests: "emu_aio_requests", EmuAIOCompletions: "emu_aio_completions",
 	EmuWritebackPages: "emu_writeback_pages", EmuVmsplicePages: "emu_vmsplice_pages",
+	EmuPipePages: "emu_pipe_pages", EmuAccessVMPages: "emu_access_vm_pages", EmuDriverPages: "emu_driver_pages",
 	EmuSwapCacheHits: "emu_swap_cache_hits", EmuSwapCacheAdds: "emu_swap_cache_adds",
 	EmuSwapCacheDeletes: "emu_swap_cache_deletes", EmuRmapWalks: "emu_rmap_walks", EmuRmapUnmaps: "emu_rmap_unmaps",
 	EmuRmapUnmapFails: "emu_rmap_unmap_fails", EmuKSMMerges: "emu_ksm_merges", EmuKSMBreaks: "emu_ksm_breaks",

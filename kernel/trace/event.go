@@ -51,6 +51,7 @@ const (
 	EvSwapOut                 // pfn, swap entry
 	EvZap                     // address, pages removed
 	EvMprotect                // address, pages changed
+	EvMremap                  // old address, pages moved, new address
 	EvMigrate                 // old pfn, new pfn, result (signed)
 	EvKSM                     // pfn, merged-into pfn
 	EvSample                  // Counter, value (signed): a point of a counter's curve

@@ -112,6 +112,7 @@ var kinds = [NumEventKinds]kind{
 	EvSwapOut:  {name: "swap_out", args: [3]arg{{"pfn", fHex}, {"entry", fHex}}},
 	EvZap:      {name: "zap", args: [3]arg{{"address", fHex}, {"pages", fDec}}},
 	EvMprotect: {name: "mprotect", args: [3]arg{{"address", fHex}, {"pages", fDec}}},
+	EvMremap:   {name: "mremap", args: [3]arg{{"address", fHex}, {"pages", fDec}, {"to", fHex}}},
 	EvMigrate:  {name: "migrate_page", args: [3]arg{{"old_pfn", fHex}, {"new_pfn", fHex}, {"ret", fSigned}}},
 	EvKSM:      {name: "ksm_merge", args: [3]arg{{"pfn", fHex}, {"into_pfn", fHex}}},
 	EvSample:   {name: "sample", args: [3]arg{{"counter", fCounter}, {"value", fSigned}}},

@@ -77,6 +77,13 @@ func (p PGDontCOW) GUPVMA(g *mm.GUP) mm.GUPNext {
 	return mm.GUPGo
 }
 
+// AccessWrite implements mm.AccessWriter: the patch has access_process_vm ask for no
+// write access, poke or not (thread line 5826), because COW is broken anyway. It is not
+// in a shared mapping, which a poke then writes to without permission; and where nobody
+// has touched anonymous memory yet, FOLL_ANON and FOLL_WRITE meet in follow_page, which
+// is a BUG. The latter happens to every pin for reading.
+func (PGDontCOW) AccessWrite() bool { return false }
+
 // Taken marks a page of a COW mapping.
 func (PGDontCOW) Taken(g *mm.GUP, pg *page.Page) {
 	pages := g.MM.Sys.Pages

@@ -38,6 +38,7 @@ func (l *lab) attach(ops []speed.Op) error {
 		"exit-page":     l.on(&l.duo, exitPage),
 		"munmap-page":   l.on(&l.duo, munmap),
 		"mprotect-page": l.on(&l.duo, mprotect),
+		"mremap-page":   l.on(&l.duo, mremap),
 		"gup-fast":      l.on(&l.duo, gupFast),
 		"gup-slow":      l.on(&l.duo, gupSlow),
 		"direct-1m":     l.on(&l.disk, direct1M),

@@ -152,6 +152,22 @@ func mprotect(t *kernel.Thread, n int) time.Duration {
 	return time.Since(start)
 }
 
+// mremap moves n pages to where they fit into other tables.
+func mremap(t *kernel.Thread, n int) time.Duration {
+	addr := region(t, n)
+	room := t.MustMmap(size(n + 1))
+	to := room
+	if (to-addr)%x86.PMDSize == 0 {
+		to += x86.PageSize
+	}
+	start := time.Now()
+	_, err := t.Mremap(addr, size(n), size(n), mm.MremapMayMove|mm.MremapFixed, to)
+	d := time.Since(start)
+	must(err, "mremap")
+	must(t.Munmap(room, size(n+1)), "munmap")
+	return d
+}
+
 // The calls that native makes too.
 const (
 	fastCall = 240 // pages of one vmsplice

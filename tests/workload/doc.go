@@ -6,6 +6,9 @@
 // costs; the small form, a few pages and two workers, is for the deterministic
 // regimes, where every schedule counts.
 //
+// Besides there are the other users of get_user_pages: pin_fork and late_dma (drivers),
+// vmsplice (pages in a pipe), ptrace_peek (a debugger).
+//
 // What a run reports is what was observed: a Verdict and the evidence for it. Nothing
 // here knows which policy is supposed to do what.
 //

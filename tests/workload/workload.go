@@ -46,7 +46,9 @@ type Workload struct {
 }
 
 // All returns the workloads, in the order of tables.
-func All() []*Workload { return []*Workload{dmaThread(), forkscrew(), forkscrewreverse(), pinFork()} }
+func All() []*Workload {
+	return []*Workload{dmaThread(), forkscrew(), forkscrewreverse(), pinFork(), lateDMA(), vmspliceDisclosure(), ptracePeek()}
+}
 
 // Lookup returns the workload with the given name, nil if there is none.
 func Lookup(name string) *Workload {
