@@ -57,6 +57,7 @@ func (m *Machine) Leaks() []string {
 		for cpu := range m.sched.CPUs() {
 			m.pages.LRUAddDrainCPU(t, cpu)
 		}
+		m.sys.DropSwapCache(t)
 		m.sys.DropLazy(t)
 	})
 	m.sys.InitTask(task, nil)
@@ -65,5 +66,5 @@ func (m *Machine) Leaks() []string {
 	if err := m.last.Err(); err != nil {
 		return []string{err.Error()}
 	}
-	return m.sys.Leaks()
+	return append(m.sys.Leaks(), m.sys.SwapLeaks()...)
 }

@@ -45,6 +45,8 @@ const (
 	SysKill          Sysno = 62
 	SysFsync         Sysno = 74
 	SysGetppid       Sysno = 110
+	SysSwapon        Sysno = 167
+	SysSwapoff       Sysno = 168
 	SysFutex         Sysno = 202
 	SysIoSetup       Sysno = 206
 	SysIoDestroy     Sysno = 207
@@ -118,6 +120,10 @@ func (n Sysno) String() string {
 		return "fsync"
 	case SysGetppid:
 		return "getppid"
+	case SysSwapon:
+		return "swapon"
+	case SysSwapoff:
+		return "swapoff"
 	case SysFutex:
 		return "futex"
 	case SysIoSetup:

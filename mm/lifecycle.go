@@ -51,6 +51,7 @@ func (m *MM) MMPut(t *sched.Task) {
 	}
 	if m.Users.AddReturn(t.C, m.obj, -1) == 0 {
 		m.exitMmap(t)
+		m.Sys.mmlistDel(t, m)
 		m.MMDrop(t)
 	}
 }

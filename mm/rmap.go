@@ -369,10 +369,8 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 		swap = u.Swap
 	}
 	if p.Anon() {
-		if s.anon.swapDup != nil && !s.anon.swapDup(t, mm, x86.PTE(p.Private).Swap()) {
-			ref.Set(t.C, pte)
-			return s.unmapFailed(t, ptl)
-		}
+		s.swapDuplicate(t, x86.PTE(p.Private).Swap())
+		s.mmlistAdd(t, mm, nil)
 		mm.AnonRSS.RawAdd(^uint64(0))
 		ref.Set(t.C, swap)
 	} else {

@@ -136,6 +136,11 @@ type MM struct {
 	// (cpu_vm_mask).
 	CPUMask x86.Word64
 
+	// swapPrev and swapNext link the address spaces that may have swap entries
+	// (mmlist). Protected by mmlist_lock.
+	swapPrev, swapNext *MM
+	swapListed         bool // on the list; protected by mmlist_lock, looked at without
+
 	// NrPTEs counts last-level page tables (nr_ptes). Protected by PageTableLock.
 	NrPTEs uint64
 	// flushPending counts operations that have taken permissions away and not
@@ -178,6 +183,8 @@ type System struct {
 	anon    anonVMAs
 	spaces  addressSpaces
 	tlb     tlbState
+	swap    swapState
+	scan    scanState
 	mms     mmList
 	commit  commitment
 	options Options
