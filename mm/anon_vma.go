@@ -305,7 +305,7 @@ func anonVMAUnlink(t *sched.Task, v *VMA) {
 func (s *System) pageLockAnonVMA(t *sched.Task, p *page.Page) *AnonVMA {
 	lock.RCUReadLock(t)
 	t.C.Point(x86.OpRead, x86.PageObj(s.Pages.PFN(p), x86.PageFields))
-	a := s.anon.of(p.Mapping)
+	a := s.anon.of(p.RacyMapping())
 	if a == nil || !s.Pages.Mapped(t, p) {
 		lock.RCUReadUnlock(t)
 		return nil
