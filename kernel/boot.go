@@ -131,6 +131,7 @@ func (m *Machine) boot() error {
 	if err != nil {
 		return err
 	}
+	m.pages.OutOfMemory = m.outOfMemoryKill
 	m.tasklist.Init(m.sched, lock.TaskList)
 	m.root.m, m.root.name = m, "swapper"
 	for i := range m.futexes {

@@ -177,4 +177,3 @@ func TestDMAIsKeptThroughSwapByDirtying(t *testing.T) {
 		})
 	}
 }
-

@@ -209,3 +209,41 @@ func TestSwapInvariantsAtEveryStep(t *testing.T) {
 		})
 	}
 }
+
+// When swap is full too, the process with the highest score dies, and the others go on.
+func TestOOMKillsTheWorst(t *testing.T) {
+	swapRegimes(t, 2, 4, func(t *testing.T, o Options) {
+		o = small(o)
+		o.Disks[0].Size = 64 << 12
+		m := boot(t, o)
+		m.MM().SetOvercommit(mm.OvercommitAlways, 0)
+		out := m.Run(func(th *Thread) {
+			require.NoError(t, th.Swapon(swapDev, 0))
+			a := th.MustMmap(20 << 12)
+			th.Fill(a, 20<<12, 3)
+			hog, err := th.Fork(func(c *Thread) {
+				b := c.MustMmap(4000 << 12)
+				for i := range uint64(4000) {
+					c.Store64(b+i<<12, i)
+				}
+				t.Error("the hog got what it wanted")
+			})
+			require.NoError(t, err)
+			_, st, err := th.Wait(hog)
+			require.NoError(t, err)
+			require.Equal(t, KilledBy(SIGKILL), st)
+			for i := range uint64(20 << 12) {
+				if th.Load8(a+i) != 3 {
+					t.Fatalf("byte %d", i)
+				}
+			}
+		})
+		require.NoError(t, out.Err())
+		require.Len(t, out.Victims, 1)
+		v := out.Victims[0]
+		assert.Equal(t, 2, v.PID)
+		assert.Positive(t, v.Score)
+		assert.Contains(t, v.String(), "invoked oom-killer")
+		atRest(t, m)
+	})
+}

@@ -28,7 +28,10 @@ func (ks *scanState) init(s *System) {
 	ks.wait.Init(s.M)
 	s.Pages.Reclaim = s.tryToFreePages
 	s.Pages.WakeKswapd = s.wakeupKswapd
-	s.Pages.Memalloc = func(t *sched.Task) bool { return stateOf(t).memalloc }
+	s.Pages.Memalloc = func(t *sched.Task) bool {
+		ts := stateOf(t)
+		return ts.memalloc || ts.mm != nil && ts.mm.Memdie()
+	}
 }
 
 // zoneLRUPages is how many pages of zone z reclaim may look at (zone_lru_pages).

@@ -164,6 +164,10 @@ type MM struct {
 	// mlockall(MCL_FUTURE). Protected by MmapSem.
 	DefFlags VMFlags
 
+	// memdie is set when the OOM killer has chosen a process of this address space
+	// (TIF_MEMDIE): its threads may have the last page. Set once.
+	memdie x86.Word32
+
 	// PolicyData is the policy's own state, made in MMInit. The policy says what protects it.
 	PolicyData any
 	// Owner is the kernel's process object. Immutable after creation.
