@@ -85,3 +85,22 @@ func (s *System) reclaimPages(t *sched.Task, sc *scanControl, n int) uint64 {
 	}
 	return got
 }
+
+// DropClean reclaims the inactive pages once, all of them: what is clean and nobody uses
+// is gone afterwards, what is dirty is on its way out. It is for programs that want to
+// meet a page on the device and not in the swap cache. Nothing of 2.6.29 calls it.
+//
+// Preconditions:
+//   - the task may sleep and does not reclaim
+func (s *System) DropClean(t *sched.Task) {
+	ts := stateOf(t)
+	ts.memalloc = true
+	sc := ts.scanControl(t, page.GFPKernel, 0)
+	for z := range s.Pages.NumZones() {
+		for l := page.InactiveAnon; l <= page.InactiveFile; l += 2 {
+			s.shrinkInactiveList(t, z, sc, int(s.Pages.ZoneLRULen(z, l)), l)
+		}
+	}
+	sc.busy = false
+	ts.memalloc = false
+}
