@@ -27,6 +27,9 @@ type Disk struct {
 	ReadOnly bool
 	// SectorSize is the logical sector size in bytes, 512 to 4096; zero means 512.
 	SectorSize int
+	// Swap writes the header of a swap area to the disk at Boot, as mkswap(8) does: see
+	// Thread.Swapon. The size must be at least mm.MinSwap.
+	Swap bool
 	// Latency is the time model; nil means blk.FastDevice().
 	Latency *blk.Latency
 	// Inject lists transfers that fail; more can be added later: Machine.Disk.
@@ -128,6 +131,7 @@ func (m *Machine) boot() error {
 	if err != nil {
 		return err
 	}
+	m.pages.OutOfMemory = m.outOfMemoryKill
 	m.tasklist.Init(m.sched, lock.TaskList)
 	m.root.m, m.root.name = m, "swapper"
 	for i := range m.futexes {
@@ -203,6 +207,9 @@ func (m *Machine) addDisks() error {
 			}
 		} else if d.ram, err = blk.NewRAMDisk(int64(o.Size)); err == nil {
 			backing = d.ram
+		}
+		if err == nil && o.Swap {
+			err = makeSwap(backing)
 		}
 		if err != nil {
 			return fmt.Errorf("kernel: disk %s: %w", o.Name, err)

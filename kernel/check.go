@@ -61,6 +61,7 @@ func (m *Machine) Leaks() []string {
 		for cpu := range m.sched.CPUs() {
 			m.pages.LRUAddDrainCPU(t, cpu)
 		}
+		m.sys.DropSwapCache(t)
 		m.sys.DropLazy(t)
 	})
 	m.sys.InitTask(task, nil)
@@ -72,5 +73,5 @@ func (m *Machine) Leaks() []string {
 	case err != nil:
 		return []string{err.Error()}
 	}
-	return m.sys.Leaks()
+	return append(m.sys.Leaks(), m.sys.SwapLeaks()...)
 }

@@ -188,6 +188,9 @@ func (d *Disk) validate() error {
 	case d.Size%x86.SectorSize != 0:
 		return fmt.Errorf("kernel: disk %s: Size is %d, must be a multiple of %d", d.Name, d.Size, x86.SectorSize)
 	}
+	if d.Swap && (d.ReadOnly || d.ImagePath == "" && d.Size < mm.MinSwap) {
+		return fmt.Errorf("kernel: disk %s: Swap: it is read-only, or smaller than %d bytes", d.Name, mm.MinSwap)
+	}
 	if d.ImagePath != "" {
 		if _, err := os.Stat(d.ImagePath); err != nil {
 			return fmt.Errorf("kernel: disk %s: %w", d.Name, err)

@@ -149,7 +149,9 @@ func (m *Machine) VMStat(w io.Writer, emu bool) error {
 func (m *Machine) Meminfo() string {
 	kb := func(c trace.Counter) uint64 { return uint64(max(m.trace.Gauge(c), 0)) << (x86.PageShift - 10) }
 	total := m.pages.Frames() << (x86.PageShift - 10)
-	cached := kb(trace.NrFilePages)
+	swapCached := m.sys.SwapCachePages() << (x86.PageShift - 10)
+	cached := kb(trace.NrFilePages) - swapCached
+	swapTotal, swapFree := m.sys.SwapPages()
 	active, inactive := kb(trace.NrActiveAnon)+kb(trace.NrActiveFile), kb(trace.NrInactiveAnon)+kb(trace.NrInactiveFile)
 	var b strings.Builder
 	for _, f := range []struct {
@@ -157,19 +159,19 @@ func (m *Machine) Meminfo() string {
 		kb   uint64
 	}{
 		{"MemTotal", total}, {"MemFree", m.pages.FreePages() << (x86.PageShift - 10)},
-		{"Buffers", 0}, {"Cached", cached}, {"SwapCached", 0},
+		{"Buffers", 0}, {"Cached", cached}, {"SwapCached", swapCached},
 		{"Active", active}, {"Inactive", inactive},
 		{"Active(anon)", kb(trace.NrActiveAnon)}, {"Inactive(anon)", kb(trace.NrInactiveAnon)},
 		{"Active(file)", kb(trace.NrActiveFile)}, {"Inactive(file)", kb(trace.NrInactiveFile)},
 		{"Unevictable", kb(trace.NrUnevictable)}, {"Mlocked", kb(trace.NrMlock)},
-		{"SwapTotal", 0}, {"SwapFree", 0},
+		{"SwapTotal", swapTotal << (x86.PageShift - 10)}, {"SwapFree", swapFree << (x86.PageShift - 10)},
 		{"Dirty", kb(trace.NrDirty)}, {"Writeback", kb(trace.NrWriteback)},
 		{"AnonPages", kb(trace.NrAnonPages)}, {"Mapped", kb(trace.NrMapped)},
 		{"Slab", kb(trace.NrSlabReclaimable) + kb(trace.NrSlabUnreclaimable)},
 		{"SReclaimable", kb(trace.NrSlabReclaimable)}, {"SUnreclaim", kb(trace.NrSlabUnreclaimable)},
 		{"PageTables", kb(trace.NrPageTablePages)}, {"NFS_Unstable", kb(trace.NrUnstable)},
 		{"Bounce", kb(trace.NrBounce)}, {"WritebackTmp", kb(trace.NrWritebackTemp)},
-		{"CommitLimit", total / 2}, {"Committed_AS", m.sys.CommittedPages() << (x86.PageShift - 10)},
+		{"CommitLimit", total/2 + swapTotal<<(x86.PageShift-10)}, {"Committed_AS", m.sys.CommittedPages() << (x86.PageShift - 10)},
 		{"VmallocTotal", 34359738367}, {"VmallocUsed", 0}, {"VmallocChunk", 34359738367},
 	} {
 		fmt.Fprintf(&b, "%-16s%8d kB\n", f.name+":", f.kb)

@@ -48,6 +48,8 @@ const (
 	SysFsync         Sysno = 74
 	SysPtrace        Sysno = 101
 	SysGetppid       Sysno = 110
+	SysSwapon        Sysno = 167
+	SysSwapoff       Sysno = 168
 	SysFutex         Sysno = 202
 	SysIoSetup       Sysno = 206
 	SysIoDestroy     Sysno = 207
@@ -129,6 +131,10 @@ func (n Sysno) String() string {
 		return "fsync"
 	case SysGetppid:
 		return "getppid"
+	case SysSwapon:
+		return "swapon"
+	case SysSwapoff:
+		return "swapoff"
 	case SysFutex:
 		return "futex"
 	case SysIoSetup:

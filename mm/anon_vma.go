@@ -67,8 +67,6 @@ type anonVMAs struct {
 
 	// zero is the frame of ZERO_PAGE, 0 until it is first wanted; see ZeroPage.
 	zero x86.Word64
-	// swapDup is swap_duplicate, nil as long as there is no swap. Immutable.
-	swapDup func(t *sched.Task, mm *MM, e x86.SwapEntry) bool
 }
 
 // anonFree is a CPU's stack of free slots: the last one freed is the first one
@@ -307,7 +305,7 @@ func anonVMAUnlink(t *sched.Task, v *VMA) {
 func (s *System) pageLockAnonVMA(t *sched.Task, p *page.Page) *AnonVMA {
 	lock.RCUReadLock(t)
 	t.C.Point(x86.OpRead, x86.PageObj(s.Pages.PFN(p), x86.PageFields))
-	a := s.anon.of(p.Mapping)
+	a := s.anon.of(p.RacyMapping())
 	if a == nil || !s.Pages.Mapped(t, p) {
 		lock.RCUReadUnlock(t)
 		return nil

@@ -38,6 +38,7 @@ type checkState struct {
 	anon   uint64 // distinct anonymous pages mapped
 	file   uint64 // distinct other pages mapped
 	guards bool   // some table was locked
+	swap   swapScan
 }
 
 const maxCheckErrors = 50
@@ -67,6 +68,9 @@ func (s *System) runChecks(rest bool) []error {
 	k.errs, k.seen, k.guards, k.anon, k.file = nil, k.seen[:0], false, 0, 0
 	for _, m := range s.MMs() {
 		s.checkMM(k, m, rest)
+	}
+	if s.swapOn() {
+		s.checkSwap(k, rest)
 	}
 	for _, pfn := range k.seen {
 		p := s.Pages.Page(pfn)
@@ -161,6 +165,8 @@ func (sc *tableScan) table(pfn x86.PFN, level int, addr uint64) {
 		case level == x86.LevelPTE:
 			if e.Present() {
 				sc.pte(e, addr, locked && !sc.rest)
+			} else if e.IsSwap() && s.swapOn() {
+				s.sawSwap(sc.k, sc.m, addr, e)
 			}
 		case e.Huge():
 		case e.HWPresent():
@@ -181,7 +187,7 @@ func (sc *tableScan) pte(e x86.PTE, addr uint64, locked bool) {
 		return
 	}
 	p := s.Pages.Page(pfn)
-	if p.MapCount.Peek() <= 0 {
+	if p.MapCount.Peek() <= 0 && !locked {
 		k.bad("address space %d: pte at %#x maps %s", m.ID, addr, s.describePage(pfn, p))
 		return
 	}
@@ -262,8 +268,8 @@ func (s *System) checkCounts(k *checkState, pfn x86.PFN, p *page.Page, n int, re
 // table where rmap would look for a pte of p is locked, or the list is.
 func (s *System) mappingLocked(p *page.Page) bool {
 	locked := s.listLocked(p)
-	if locked || p.Mapping == 0 {
-		return true
+	if locked || p.Mapping == 0 || s.swapOn() && p.Has(page.Locked) {
+		return true // do_swap_page counts the mapping before it says where it is
 	}
 	s.rmapPeek(p, func(v *VMA, addr uint64) bool {
 		table, ok := v.MM.peekTable(addr)

@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/trace"
 )
 
 // Overcommit says how much memory may be promised: vm.overcommit_memory.
@@ -35,7 +36,7 @@ func (s *System) CommittedPages() uint64 { return s.commit.pages.Peek() }
 
 // vmEnoughMemory promises pages more, or refuses with ENOMEM. Linux 2.6.29
 // mm/util.c:__vm_enough_memory for a process with CAP_SYS_ADMIN, which gets the last
-// three per cent too. What swap and page cache could give is not counted yet.
+// three per cent too.
 func (s *System) vmEnoughMemory(pages uint64) error {
 	c := &s.commit
 	total := c.pages.RawAdd(pages)
@@ -43,12 +44,22 @@ func (s *System) vmEnoughMemory(pages uint64) error {
 	case OvercommitAlways:
 		return nil
 	case OvercommitGuess:
+		// What the page cache and swap could give comes first.
+		spare := uint64(max(s.M.Trace().Gauge(trace.NrFilePages), 0))
+		swapTotal, swapFree := s.SwapPages()
+		if swapTotal != 0 {
+			spare += swapFree
+		}
+		if spare > pages {
+			return nil
+		}
 		_, _, reserve := s.Pages.Watermarks() // totalreserve_pages
-		if free := s.Pages.FreePages(); free > reserve && free-reserve > pages {
+		if free := s.Pages.FreePages(); free > reserve && free-reserve+spare > pages {
 			return nil
 		}
 	case OvercommitNever:
-		if total <= s.Mem.Frames()*limit(c.ratio, 50)/100 {
+		swapTotal, _ := s.SwapPages()
+		if total <= s.Mem.Frames()*limit(c.ratio, 50)/100+swapTotal {
 			return nil
 		}
 	}

@@ -257,6 +257,7 @@ func (s *System) copyPTEs(f *Fork, dst, src x86.PFN, addr, end uint64) uint64 {
 			}
 		default:
 			progress += 8
+			f.Addr = addr
 			s.copySwapPTE(f, pte)
 			to.Set(c, pte)
 		}
@@ -360,8 +361,20 @@ func (f *Fork) event(addr uint64, pte x86.PTE, cow bool) {
 	f.T.C.Trace.Event(trace.EvForkPTE, f.T.C.Now(), addr, uint64(pte.PFN()), what)
 }
 
-// copySwapPTE counts the child's copy of an entry that is not present
-// (swap_duplicate). There is no swap yet.
+// copySwapPTE counts the child's copy of an entry that is not present, and puts the
+// child on the list of those that have any (the first part of copy_one_pte).
+//
+// Preconditions:
+//   - both ptls are held
 func (s *System) copySwapPTE(f *Fork, pte x86.PTE) {
-	f.T.Oops("copy_one_pte: entry %v, but there is no swap", pte)
+	if !pte.IsSwap() {
+		f.T.Oops("copy_one_pte: entry %v", pte)
+	}
+	if !s.swapDuplicate(f.T, pte.Swap()) {
+		f.T.Oops("swap_dup: entry %v is not in use", pte)
+	}
+	s.mmlistAdd(f.T, f.Dst, f.Src)
+	if c := f.T.C; c.Trace.On() {
+		c.Trace.Event(trace.EvForkPTE, c.Now(), f.Addr, uint64(pte), trace.ForkSwapped)
+	}
 }

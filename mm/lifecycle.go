@@ -51,6 +51,7 @@ func (m *MM) MMPut(t *sched.Task) {
 	}
 	if m.Users.AddReturn(t.C, m.obj, -1) == 0 {
 		m.exitMmap(t)
+		m.Sys.mmlistDel(t, m)
 		m.MMDrop(t)
 	}
 }
@@ -103,6 +104,18 @@ func (m *MM) exitMmap(t *sched.Task) {
 	}
 	t.C.Trace.Inc(trace.EmuExit)
 }
+
+// SetMemdie lets the threads of an address space have the last pages, so that they can
+// die; Memdie reports it (TIF_MEMDIE, which is one thread's).
+func (m *MM) SetMemdie() { m.memdie.Poke(1) }
+
+// Memdie reports whether SetMemdie was called.
+func (m *MM) Memdie() bool { return m.memdie.Peek() != 0 }
+
+// RacyTotalVM is TotalVM for the OOM killer, which does not hold MmapSem.
+//
+//go:norace
+func (m *MM) RacyTotalVM() uint64 { return m.TotalVM }
 
 // UseMM makes a kernel thread work in m (use_mm). The caller has a user reference.
 //

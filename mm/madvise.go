@@ -33,7 +33,9 @@ const MadvDontCOW Advice = 0x1001
 
 // needsWrite reports whether the advice changes VMAs, so that mmap_sem is taken for
 // writing (madvise_need_mmap_write).
-func (a Advice) needsWrite() bool { return a != MadvRemove && a != MadvWillNeed && a != MadvDontNeed }
+func (a Advice) needsWrite() bool {
+	return a != MadvRemove && a != MadvWillNeed && a != MadvDontNeed && a != MadvPageout
+}
 
 // SysMadvise gives the kernel advice about [start, start+size). Holes are skipped: the
 // rest is done all the same, and ENOMEM comes at the end. What fails ends it at once:
@@ -125,6 +127,9 @@ func (m *MM) madviseVMA(t *sched.Task, v, prev *VMA, start, end uint64, advice A
 		return v, v.madviseWillNeed(t, start, end)
 	case MadvDontNeed:
 		return v, m.madviseDontNeed(t, v, start, end)
+	case MadvPageout:
+		m.madvisePageout(t, v, start, end)
+		return v, nil
 	}
 	return v, unix.EINVAL
 }

@@ -243,19 +243,6 @@ func (s *System) pageMkwrite(f *Fault, p *page.Page) (ret VMFault, ok bool) {
 	return 0, true
 }
 
-// doSwapPage brings a page back from swap (do_swap_page). There is no swap yet, so
-// nobody can have made such an entry.
-func (s *System) doSwapPage(f *Fault) VMFault {
-	f.T.Oops("do_swap_page: entry %v at %#x of address space %d, but there is no swap", f.Orig, f.Addr, f.MM.ID)
-	return VMFaultSigbus
-}
-
-// freeSwapAndCache drops a swap entry that leaves a page table
-// (free_swap_and_cache). There is no swap yet.
-func (s *System) freeSwapAndCache(t *sched.Task, pte x86.PTE) {
-	t.Oops("free_swap_and_cache: entry %v, but there is no swap", pte)
-}
-
 // NormalPage returns the page that a present pte of v maps, nil if no struct Page
 // stands behind it (vm_normal_page).
 func (s *System) NormalPage(v *VMA, pte x86.PTE) *page.Page {

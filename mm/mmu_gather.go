@@ -52,6 +52,9 @@ func (g *mmuGather) removePage(t *sched.Task, p *page.Page) {
 	g.needFlush = true
 	pm := g.mm.Sys.Pages
 	if g.fast {
+		if g.mm.Sys.swapOn() {
+			g.mm.Sys.freeSwapCache(t, p) // free_page_and_swap_cache
+		}
 		pm.PutAs(t, p, page.RefMap)
 		return
 	}
@@ -75,6 +78,11 @@ func (g *mmuGather) flushMMU(t *sched.Task) {
 	}
 	// free_pages_and_swap_cache. A page in a pagevec would not be freed here.
 	s.Pages.LRUAddDrain(t)
+	if s.swapOn() {
+		for _, pfn := range g.pages[:g.n] {
+			s.freeSwapCache(t, s.Pages.Page(pfn))
+		}
+	}
 	const batch = page.PagevecSize
 	for i := 0; i < g.n; i += batch {
 		s.Pages.ReleasePages(t, g.pages[i:min(i+batch, g.n)], page.RefMap, false /* cold */)

@@ -12,6 +12,9 @@ type pageTree struct {
 	root   *treeNode
 	height int // levels; 0 is an empty tree
 	n      int // pages
+
+	spare  *treeNode // empty nodes kept for the next insertions, by next
+	spares int
 }
 
 const (
@@ -24,16 +27,36 @@ type treeNode struct {
 	used int // slots in use
 	kids *[treeSlots]*treeNode
 	pfns *[treeSlots]x86.PFN
+	next *treeNode // of the spare ones
 }
 
-func newTreeNode(height int) *treeNode {
-	n := &treeNode{}
-	if height == 1 {
-		n.pfns = new([treeSlots]x86.PFN)
+// maxSpares is how many empty nodes a tree keeps, so that pages that come and go do
+// not cost an allocation each time.
+const maxSpares = 8
+
+func (r *pageTree) newNode(height int) *treeNode {
+	n := r.spare
+	if n != nil {
+		r.spare, n.next = n.next, nil
+		r.spares--
 	} else {
+		n = &treeNode{}
+	}
+	if height == 1 && n.pfns == nil {
+		n.pfns = new([treeSlots]x86.PFN)
+	} else if height > 1 && n.kids == nil {
 		n.kids = new([treeSlots]*treeNode)
 	}
 	return n
+}
+
+// freeNode keeps an empty node, whose slots are all empty.
+func (r *pageTree) freeNode(n *treeNode) {
+	if r.spares < maxSpares {
+		n.next = r.spare
+		r.spare = n
+		r.spares++
+	}
 }
 
 // covers reports whether a tree of the given height has a place for index.
@@ -63,7 +86,7 @@ func (r *pageTree) get(index uint64) x86.PFN {
 func (r *pageTree) insert(index uint64, pfn x86.PFN) bool {
 	for r.height == 0 || !covers(r.height, index) {
 		r.height++
-		up := newTreeNode(r.height)
+		up := r.newNode(r.height)
 		if r.root != nil {
 			up.kids[0], up.used = r.root, 1
 		}
@@ -73,7 +96,7 @@ func (r *pageTree) insert(index uint64, pfn x86.PFN) bool {
 	for h := r.height; h > 1; h-- {
 		p := &n.kids[treeSlot(index, h)]
 		if *p == nil {
-			*p = newTreeNode(h - 1)
+			*p = r.newNode(h - 1)
 			n.used++
 		}
 		n = *p
@@ -110,11 +133,13 @@ func (r *pageTree) remove(index uint64) x86.PFN {
 	n.used--
 	r.n--
 	for h := 2; h <= r.height && n.used == 0; h++ {
+		r.freeNode(n)
 		n = path[h]
 		n.kids[treeSlot(index, h)] = nil
 		n.used--
 	}
 	if r.root.used == 0 {
+		r.freeNode(r.root)
 		r.root, r.height = nil, 0
 	}
 	return pfn

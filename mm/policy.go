@@ -155,8 +155,10 @@ type Policy interface {
 	WPCopy(f *Fault) WPNext
 	// WPDone is called when a COW that WPCopy let go on has ended, in whatever way.
 	WPDone(f *Fault)
-	// SwapIn decides whether a swapped-in page may be mapped writable at once for a
-	// write fault, page and ptl locked. Unset: reuse_swap_page.
+	// SwapIn is called for every swap-in, page and ptl locked, while the pte at f.PTE
+	// is still the entry f.Orig and counts as one of its users. For a write fault
+	// (f.Write) it decides whether f.Page may be mapped writable at once; for a read
+	// its answer does not matter. Unset: reuse_swap_page for writes.
 	SwapIn(f *Fault) bool
 	// HugeWP is WP for a hugetlb page. Unset: reuse if page_count is 1.
 	HugeWP(f *Fault) WPNext

@@ -173,7 +173,7 @@ func (s *System) PageReferenced(t *sched.Task, p *page.Page, locked bool) int {
 		n++
 	}
 	switch {
-	case !s.Pages.Mapped(t, p) || p.Mapping == 0:
+	case !s.Pages.Mapped(t, p) || p.RacyMapping() == 0:
 	case p.Anon():
 		n += s.pageReferencedAnon(t, p)
 	case locked:
@@ -202,7 +202,7 @@ func (s *System) pageReferencedAnon(t *sched.Task, p *page.Page) int {
 }
 
 func (s *System) pageReferencedFile(t *sched.Task, p *page.Page) int {
-	as := s.spaces.of(p.Mapping)
+	as := s.spaces.of(p.RacyMapping())
 	if as == nil {
 		return 0
 	}
@@ -224,7 +224,7 @@ func (s *System) pageReferencedFile(t *sched.Task, p *page.Page) int {
 // pageReferencedOne is page_referenced_one. left counts the mappings yet to be
 // found; a locked VMA ends the walk.
 func (s *System) pageReferencedOne(t *sched.Task, p *page.Page, v *VMA, left *int) (n int) {
-	addr, ok := vmaAddress(p.Index, v)
+	addr, ok := vmaAddress(p.RacyIndex(), v)
 	if !ok {
 		return 0
 	}
@@ -304,7 +304,7 @@ func (s *System) tryToUnmapAnon(t *sched.Task, p *page.Page) UnmapResult {
 }
 
 func (s *System) tryToUnmapFile(t *sched.Task, p *page.Page) UnmapResult {
-	as := s.spaces.of(p.Mapping)
+	as := s.spaces.of(p.RacyMapping())
 	if as == nil {
 		return SwapAgain
 	}
@@ -324,7 +324,7 @@ func (s *System) tryToUnmapFile(t *sched.Task, p *page.Page) UnmapResult {
 // tryToUnmapOne is try_to_unmap_one, without migration. A policy's refusal
 // counts as the page being in use.
 func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult {
-	addr, ok := vmaAddress(p.Index, v)
+	addr, ok := vmaAddress(p.RacyIndex(), v)
 	if !ok {
 		return SwapAgain
 	}
@@ -369,10 +369,8 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 		swap = u.Swap
 	}
 	if p.Anon() {
-		if s.anon.swapDup != nil && !s.anon.swapDup(t, mm, x86.PTE(p.Private).Swap()) {
-			ref.Set(t.C, pte)
-			return s.unmapFailed(t, ptl)
-		}
+		s.swapDuplicate(t, x86.PTE(p.Private).Swap())
+		s.mmlistAdd(t, mm, nil)
 		mm.AnonRSS.RawAdd(^uint64(0))
 		ref.Set(t.C, swap)
 	} else {
@@ -395,17 +393,17 @@ func (s *System) unmapFailed(t *sched.Task, ptl *lock.SpinLock) UnmapResult {
 // locks or points, until fn returns false: for invariants. The entry itself is
 // not looked at.
 func (s *System) rmapPeek(p *page.Page, fn func(v *VMA, addr uint64) bool) {
-	if a := s.anon.of(p.Mapping); a != nil {
+	if a := s.anon.of(p.RacyMapping()); a != nil {
 		for v := a.head; v != nil; v = v.anonNext {
-			if addr, ok := vmaAddress(p.Index, v); ok && !fn(v, addr) {
+			if addr, ok := vmaAddress(p.RacyIndex(), v); ok && !fn(v, addr) {
 				return
 			}
 		}
 		return
 	}
-	if as := s.spaces.of(p.Mapping); as != nil {
+	if as := s.spaces.of(p.RacyMapping()); as != nil {
 		for v := as.head; v != nil; v = v.mapNext {
-			if addr, ok := vmaAddress(p.Index, v); ok && !fn(v, addr) {
+			if addr, ok := vmaAddress(p.RacyIndex(), v); ok && !fn(v, addr) {
 				return
 			}
 		}

@@ -438,7 +438,7 @@ func TestPageTree(t *testing.T) {
 		for i := range model {
 			tree.remove(i)
 		}
-		require.Equal(t, pageTree{}, tree)
+		require.Equal(t, pageTree{spare: tree.spare, spares: tree.spares}, tree)
 	}
 }
 

@@ -112,7 +112,7 @@ func (Stock) WPCopy(*Fault) WPNext { return WPCopyPage }
 func (Stock) WPDone(*Fault) {}
 
 // SwapIn implements Policy.
-func (Stock) SwapIn(f *Fault) bool { return f.MM.Sys.ReuseSwapPage(f.T, f.Page) }
+func (Stock) SwapIn(f *Fault) bool { return f.Write && f.MM.Sys.ReuseSwapPage(f.T, f.Page) }
 
 // HugeWP implements Policy: hugetlb_cow's rule.
 func (Stock) HugeWP(f *Fault) WPNext {

@@ -33,6 +33,8 @@ func NewSystem(m *sched.Machine, pm *page.Map, o Options) (*System, error) {
 	s.tlb.init(s)
 	s.anon.init(s)
 	s.spaces.init(s)
+	s.swap.init(s)
+	s.scan.init(s)
 	return s, nil
 }
 
@@ -53,6 +55,11 @@ type taskState struct {
 	gather mmuGather        // owner
 	gup    GUP              // owner
 	fast   Fast             // owner
+	scan   scanControl      // owner
+
+	// memalloc is set while the task frees memory (PF_MEMALLOC): it must not begin to
+	// do so again, and may have the last page. Owner.
+	memalloc bool
 }
 
 // NewTaskState returns the value for Task.Local of a task in address space m (nil

@@ -139,6 +139,11 @@ type MM struct {
 	// (cpu_vm_mask).
 	CPUMask x86.Word64
 
+	// swapPrev and swapNext link the address spaces that may have swap entries
+	// (mmlist). Protected by mmlist_lock.
+	swapPrev, swapNext *MM
+	swapListed         bool // on the list; protected by mmlist_lock, looked at without
+
 	// NrPTEs counts last-level page tables (nr_ptes). Protected by PageTableLock.
 	NrPTEs uint64
 	// flushPending counts operations that have taken permissions away and not
@@ -162,6 +167,10 @@ type MM struct {
 	// mlockall(MCL_FUTURE). Protected by MmapSem.
 	DefFlags VMFlags
 
+	// memdie is set when the OOM killer has chosen a process of this address space
+	// (TIF_MEMDIE): its threads may have the last page. Set once.
+	memdie x86.Word32
+
 	// PolicyData is the policy's own state, made in MMInit. The policy says what protects it.
 	PolicyData any
 	// Owner is the kernel's process object. Immutable after creation.
@@ -181,6 +190,8 @@ type System struct {
 	anon    anonVMAs
 	spaces  addressSpaces
 	tlb     tlbState
+	swap    swapState
+	scan    scanState
 	mms     mmList
 	commit  commitment
 	options Options

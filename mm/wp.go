@@ -1,7 +1,6 @@
 package mm
 
 import (
-	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm/page"
 )
@@ -103,18 +102,6 @@ func (f *Fault) LockPage() bool {
 	}
 	pages.Put(t, p)
 	return same
-}
-
-// ReuseSwapPage reports whether the pte that led to the anonymous page p is its only
-// user, counting ptes and swap entries: reuse_swap_page. References are not counted.
-//
-// Preconditions:
-//   - p is locked
-func (s *System) ReuseSwapPage(t *sched.Task, p *page.Page) bool {
-	if p.Has(page.SwapCache) {
-		t.Oops("reuse_swap_page: pfn %#x is in the swap cache, but there is no swap", s.Pages.PFN(p))
-	}
-	return s.Pages.MapRefs(t, p) == 1
 }
 
 // wpReuse makes the entry writable: the second half of a write fault that needs no

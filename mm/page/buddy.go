@@ -68,7 +68,7 @@ func (m *Map) allocSlow(t *sched.Task, gfp GFP, order int) *Page {
 		if p := m.fromFreelist(t, gfp, order, wmarkMin, harder); p != nil {
 			return p
 		}
-		if gfp&GFPMemalloc != 0 && gfp&GFPNoMemalloc == 0 {
+		if (gfp&GFPMemalloc != 0 || m.Memalloc != nil && !t.InIRQ() && m.Memalloc(t)) && gfp&GFPNoMemalloc == 0 {
 			if p := m.fromFreelist(t, gfp, order, wmarkMin, allocNoWatermarks); p != nil {
 				return p
 			}
@@ -196,6 +196,7 @@ func (z *zone) take(c *x86.CPU, n uint64) {
 // give accounts pages that come back to the zone. The caller holds z.lock.
 func (z *zone) give(c *x86.CPU, n uint64) {
 	z.free.RawAdd(n)
+	z.stat.freed()
 	c.Trace.Add(trace.NrFreePages, n)
 }
 

@@ -44,6 +44,9 @@ type Map struct {
 	// WakeKswapd is called when free memory has fallen below pages_low. It must
 	// not sleep: the caller may be in an interrupt. Nil is none.
 	WakeKswapd func(t *sched.Task, order int)
+	// Memalloc reports whether the task may have the last page: it frees memory, or
+	// it has been killed for want of it (PF_MEMALLOC, TIF_MEMDIE). Nil is nobody.
+	Memalloc func(t *sched.Task) bool
 	// OutOfMemory is called when Reclaim found nothing (out_of_memory). It
 	// reports whether it killed somebody, so that trying again makes sense.
 	// No locks are held. Nil kills nobody.

@@ -57,8 +57,22 @@ type Page struct {
 const MappingAnon = 1
 
 // Anon reports whether the page is an anonymous one (PageAnon). No point: a
-// page changes sides only while nobody else sees it.
+// page changes sides only while nobody else sees it. Swap-in may be writing the
+// same value, or a relative's, at this moment.
+//
+//go:norace
 func (p *Page) Anon() bool { return p.Mapping&MappingAnon != 0 }
+
+// RacyMapping and RacyIndex read the fields for rmap, which has not locked the page: it
+// checks what it finds against the ptes.
+//
+//go:norace
+func (p *Page) RacyMapping() uint64 { return p.Mapping }
+
+// RacyIndex is the index; see RacyMapping.
+//
+//go:norace
+func (p *Page) RacyIndex() uint64 { return p.Index }
 
 // Has reports whether flag f is set, without a schedule point; see Map.TestFlag.
 func (p *Page) Has(f Flag) bool { return p.Flags.Peek()&(1<<f) != 0 }

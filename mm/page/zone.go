@@ -37,6 +37,8 @@ type zone struct {
 	lruLock lock.SpinLock
 	lru     [NumLRU]list // protected by lruLock
 
+	stat ZoneStat // what reclaim remembers
+
 	_ [64]byte
 }
 
