@@ -74,8 +74,7 @@ func (m *MM) doMincore(t *sched.Task, addr uint64, vec []byte) (int, error) {
 		case pte.None():
 			vec[i] = v.mincorePage(t, addr+uint64(i)<<x86.PageShift)
 		default:
-			ptl.Unlock(t)
-			t.Oops("mincore: entry %v, but there is no swap", pte)
+			vec[i] = v.MM.Sys.mincoreSwap(t, pte)
 		}
 	}
 	ptl.Unlock(t)
@@ -97,5 +96,19 @@ func (v *VMA) mincorePage(t *sched.Task, addr uint64) (in byte) {
 		in = 1
 	}
 	pages.Put(t, p)
+	return in
+}
+
+// mincoreSwap answers for a swap entry: whether the swap cache has the page, read
+// (Linux 2.6.29 mm/mincore.c looks it up in swapper_space).
+func (s *System) mincoreSwap(t *sched.Task, pte x86.PTE) (in byte) {
+	p := s.findSwapCache(t, pte.Swap())
+	if p == nil {
+		return 0
+	}
+	if s.Pages.TestFlag(t, p, page.Uptodate) {
+		in = 1
+	}
+	s.Pages.Put(t, p)
 	return in
 }
