@@ -54,7 +54,6 @@ func TestKernelCode(t *testing.T) {
 		})
 		assert.True(t, m.AtRest())
 		assert.Nil(t, m.Block())
-		assert.Nil(t, m.FS())
 	})
 }
 

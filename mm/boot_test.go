@@ -22,11 +22,10 @@ type rigOptions struct {
 
 // rig is a bare machine with a memory manager and nothing above it.
 type rig struct {
-	tb   testing.TB
-	m    *sched.Machine
-	mem  *x86.Memory
-	s    *System
-	host *x86.Host
+	tb  testing.TB
+	m   *sched.Machine
+	mem *x86.Memory
+	s   *System
 }
 
 var testHost = x86.NewHost()

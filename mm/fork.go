@@ -256,10 +256,10 @@ func (s *System) copyPTEs(f *Fork, dst, src x86.PFN, addr, end uint64) uint64 {
 				f.event(addr, pte, cow)
 			}
 		default:
-			progress += 8
 			f.Addr = addr
 			s.copySwapPTE(f, pte)
 			to.Set(c, pte)
+			progress += 8
 		}
 		if addr += x86.PageSize; addr == end {
 			break
@@ -294,12 +294,12 @@ func (s *System) copyPTEsHooked(f *Fork, dst, src x86.PFN, addr, end uint64) (re
 		case f.PTE.None():
 			progress++
 		case !f.PTE.Present():
-			progress += 8
 			s.copySwapPTE(f, f.PTE)
 			if s.hooks&HookForkSwap != 0 {
 				s.policy.ForkSwap(f)
 			}
 			f.DstPTE.Set(c, f.PTE)
+			progress += 8
 		default:
 			progress += 8
 			next := ForkGo

@@ -242,7 +242,6 @@ type wpPolicy struct {
 	Stock
 	wp, wpCopy          []WPNext
 	asked, begun, ended int
-	finish              func(f *Fault)
 }
 
 func (*wpPolicy) Hooks() HookSet { return HookWP }

@@ -117,9 +117,9 @@ func (m *MM) zapPTERange(t *sched.Task, g *mmuGather, v *VMA, table x86.PFN, add
 			s.PageRemoveRmap(t, p)
 			g.removePage(t, p)
 		default:
-			left -= x86.PageSize
 			s.freeSwapAndCache(t, pte)
 			ref.Set(c, 0)
+			left -= x86.PageSize
 		}
 		if addr += x86.PageSize; addr == end || left <= 0 {
 			break
