@@ -74,6 +74,9 @@ func run(t *testing.T, c *Case, p mm.Policy, hosts *kernel.Hosts) string {
 	result, err := Execute(c, timed(p, hosts))
 	if err != nil {
 		result, _, _ = strings.Cut("ended badly: "+strings.TrimSpace(err.Error()), "\n")
+		if before, _, ok := strings.Cut(result, "livelock"); ok {
+			result = before + "livelock" // and not after how many points
+		}
 	}
 	return result
 }
