@@ -355,6 +355,17 @@ func (p *Pipe) free(t *sched.Task) {
 	l.lock.Unlock()
 }
 
+// WaitName names what a wait queue belongs to, "" if it is not the file layer's: for
+// reports of a machine that stands still.
+func (s *System) WaitName(o x86.ObjID) string {
+	for p := s.pipes.head; p != nil; p = p.next {
+		if p.wait.Obj() == o {
+			return fmt.Sprintf("%s, %d of %d buffers, %d readers, %d writers", p.inode.Path, p.n, PipeBuffers, p.readers, p.writers)
+		}
+	}
+	return ""
+}
+
 // sigpipe sends SIGPIPE to the task, if there is somebody who can.
 func (s *System) sigpipe(t *sched.Task) {
 	if s.SendSIGPIPE != nil {

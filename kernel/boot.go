@@ -174,8 +174,11 @@ func (m *Machine) taskName(id uint64) string {
 	return name
 }
 
-// waitName names a process's wait queues.
+// waitName names a pipe's or a process's wait queues.
 func (m *Machine) waitName(id uint64) (name string) {
+	if name = m.fs.WaitName(x86.Obj(x86.ClassWait, id)); name != "" {
+		return name
+	}
 	m.eachProcess(func(p *Process) {
 		if p.childrenEnded.Obj().ID() == id {
 			name = fmt.Sprintf("children of process %d %s", p.pid, p.name)

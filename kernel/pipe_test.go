@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cowlab/cowlab/fs"
+	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 )
@@ -178,6 +179,18 @@ func TestVmsplice(t *testing.T) {
 		})
 		assert.EqualValues(t, 2+16, m.Trace().Sum(trace.EmuVmsplicePages))
 	})
+}
+
+// Two that wait for each other are reported, with the pipe.
+func TestPipeDeadlock(t *testing.T) {
+	m := boot(t, Options{CPUs: 1, Regime: sched.Timed})
+	out := m.Run(func(th *Thread) {
+		r, _, err := th.Pipe()
+		require.NoError(t, err)
+		_, _ = th.ReadFD(r, th.MustMmap(4096), 1)
+	})
+	assert.Equal(t, sched.Deadlock, out.Reason)
+	assert.Contains(t, out.Detail, "pipe:[1], 0 of 16 buffers, 1 readers, 1 writers")
 }
 
 // A writer that waits for room in the pipe, killed there, leaves nothing behind.

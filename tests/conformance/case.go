@@ -55,6 +55,9 @@ func (e *Env) Result() string {
 // Execute runs a case under a policy. The runs of one machine are deterministic.
 func Execute(c *Case, o kernel.Options) (result string, err error) {
 	o.Memory = 4 << 20
+	if o.StepLimit == 0 {
+		o.StepLimit = 500_000 // a case takes a few thousand
+	}
 	m, err := kernel.Boot(o)
 	if err != nil {
 		return "", err

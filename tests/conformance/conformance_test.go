@@ -74,6 +74,10 @@ func run(t *testing.T, c *Case, p mm.Policy, hosts *kernel.Hosts) string {
 	result, err := Execute(c, timed(p, hosts))
 	if err != nil {
 		result, _, _ = strings.Cut("ended badly: "+strings.TrimSpace(err.Error()), "\n")
+		result, _, _ = strings.Cut(result, " at 0x") // nor where
+		if before, _, ok := strings.Cut(result, "livelock"); ok {
+			result = before + "livelock" // nor after how many points
+		}
 	}
 	return result
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
+	"github.com/cowlab/cowlab/mm"
 )
 
 // Pins returns the cases about pins and forks that do not come from cow.c.
@@ -33,6 +34,8 @@ func Pins() []*Case {
 		{Name: "pin: memory that nobody has touched for reading",
 			Stock: "fail: follow_page has FOLL_ANON and hands out ZERO_PAGE; the store then maps a page of its own",
 			Run:   untouchedForReading},
+		{Name: "pin: a read-only mapping for reading", Stock: Pass, Run: readOnlyForReading},
+		{Name: "peek, poke: a read-only mapping", Stock: Pass, Run: peekReadOnly},
 		{Name: "pin: after unpin the page goes back to COW", Stock: Pass,
 			Run: func(e *Env) { backToCOW(e, true /* drain */) }},
 		{Name: "pin: after unpin the page goes back to COW, though it sits in a pagevec", Stock: Pass,
@@ -166,6 +169,40 @@ func untouchedForReading(e *Env) {
 	e.must("munmap", e.Munmap(e.Mem, e.Size))
 	e.Mem = e.MustMmap(e.Size)
 	roPin(e, kernel.RegisterOptions{Fast: true})
+}
+
+// readOnlyForReading: a page that the process may not write to, and nobody shares, is
+// pinned for reading. That must end, and find the page.
+func readOnlyForReading(e *Env) {
+	e.must("mprotect", e.Mprotect(e.Mem, e.Size, mm.ProtRead))
+	r := e.pin(kernel.RegisterOptions{Fast: true})
+	e.same("the device", bytes.Repeat([]byte{oldByte}, int(e.Size)), e.device(r, e.Size))
+	e.unpin(r)
+}
+
+// peekReadOnly: a debugger looks at such a page and sets a breakpoint in it.
+func peekReadOnly(e *Env) {
+	ready, poked := e.event(), e.event()
+	pid, err := e.Fork(func(c *kernel.Thread) {
+		e.must("mprotect", c.Mprotect(e.Mem, e.Size, mm.ProtRead))
+		ready.signal(c)
+		poked.wait(c)
+		e.same("the tracee's memory", []byte{0xcc, oldByte}, c.Bytes(e.Mem+8, 2))
+		c.Exit(0)
+	})
+	if !e.must("fork", err) {
+		return
+	}
+	ready.wait(e.Thread)
+	v, err := e.PtracePeek(pid, e.Mem+8)
+	if e.must("peek", err) && v != 0x0101010101010101 {
+		e.fail("the debugger saw %#x", v)
+	}
+	e.must("poke", e.PtracePoke(pid, e.Mem+8, 0x01010101010101cc))
+	poked.signal(e.Thread)
+	_, _, err = e.Wait(pid)
+	e.must("wait", err)
+	e.same("the debugger's own memory", []byte{oldByte}, e.Bytes(e.Mem+8, 1))
 }
 
 // backToCOW: once nobody has the page pinned any more, fork shares it like any other. A
