@@ -54,6 +54,12 @@ func soakSmall(t *testing.T, pages uint64, rounds int) func(*Thread) {
 				}
 			}
 		})
+		locker := th.Go("locker", func(c *Thread) {
+			for i := range pages {
+				_ = c.Mlock(a+i<<12, 4096)
+				_ = c.Munlock(a, (i+1)<<12)
+			}
+		})
 		_, err = th.Pread(fd, a+2048, 512, 512)
 		require.NoError(t, err)
 		pid, err := th.Fork(func(c *Thread) {
@@ -70,6 +76,7 @@ func soakSmall(t *testing.T, pages uint64, rounds int) func(*Thread) {
 		_ = th.Swapon(swapDev, 0)
 		_, _ = th.Pwrite(fd, a, 512, 0)
 		_ = th.Join(pager)
+		_ = th.Join(locker)
 		_ = th.Join(storer)
 		_, st, _ := th.Wait(pid)
 		assert.Equal(t, Exited(0), st)

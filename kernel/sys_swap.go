@@ -10,7 +10,7 @@ import (
 	"github.com/cowlab/cowlab/mm"
 )
 
-// System calls of swap. A disk whose option Swap is set has been through mkswap(8).
+// System calls of swap and of locked memory. A disk whose option Swap is set has been through mkswap(8).
 
 // Swapon makes the named disk, /dev/NAME, a swap area: swapon(2). flags are 0, or
 // mm.SwapFlagPrefer and a priority. Errors are ENOENT and those of
@@ -46,4 +46,38 @@ func makeSwap(b blk.Backing) error {
 	var header [mm.SwapHeaderSize]byte
 	mm.MakeSwap(header[:], uint64(b.Bytes()))
 	return b.WriteAt(header[:], 0)
+}
+
+// Mlock makes the pages of a range present and keeps them in memory: mlock(2). Errors
+// are those of mm.SysMlock.
+func (t *Thread) Mlock(addr, length uint64) error {
+	task := t.enter(SysMlock, addr, length)
+	err := mm.SysMlock(task, t.p.space, addr, length)
+	t.leave(SysMlock, result(0, err))
+	return err
+}
+
+// Munlock takes Mlock back: munlock(2). Errors are those of mm.SysMunlock.
+func (t *Thread) Munlock(addr, length uint64) error {
+	task := t.enter(SysMunlock, addr, length)
+	err := mm.SysMunlock(task, t.p.space, addr, length)
+	t.leave(SysMunlock, result(0, err))
+	return err
+}
+
+// Mlockall locks what is mapped, or will be: mlockall(2) with mm.MCLCurrent and
+// mm.MCLFuture. EINVAL for other flags.
+func (t *Thread) Mlockall(flags int) error {
+	task := t.enter(SysMlockall, uint64(flags), 0)
+	err := mm.SysMlockall(task, t.p.space, flags)
+	t.leave(SysMlockall, result(0, err))
+	return err
+}
+
+// Munlockall takes all of that back: munlockall(2).
+func (t *Thread) Munlockall() error {
+	task := t.enter(SysMunlockall, 0, 0)
+	err := mm.SysMunlockall(task, t.p.space)
+	t.leave(SysMunlockall, result(0, err))
+	return err
 }

@@ -48,6 +48,10 @@ const (
 	SysFsync         Sysno = 74
 	SysPtrace        Sysno = 101
 	SysGetppid       Sysno = 110
+	SysMlock         Sysno = 149
+	SysMunlock       Sysno = 150
+	SysMlockall      Sysno = 151
+	SysMunlockall    Sysno = 152
 	SysSwapon        Sysno = 167
 	SysSwapoff       Sysno = 168
 	SysFutex         Sysno = 202
@@ -131,6 +135,14 @@ func (n Sysno) String() string {
 		return "fsync"
 	case SysGetppid:
 		return "getppid"
+	case SysMlock:
+		return "mlock"
+	case SysMunlock:
+		return "munlock"
+	case SysMlockall:
+		return "mlockall"
+	case SysMunlockall:
+		return "munlockall"
 	case SysSwapon:
 		return "swapon"
 	case SysSwapoff:

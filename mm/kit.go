@@ -82,7 +82,6 @@ func (s *System) clearPageMlock(t *sched.Task, p *page.Page) {
 	if s.Pages.TestAndClear(t, p, page.Mlocked) {
 		t.C.Trace.Dec(trace.NrMlock)
 		if s.Pages.IsolateLRU(t, p) {
-			s.Pages.ClearFlag(t, p, page.Unevictable)
 			s.Pages.PutbackLRU(t, p)
 		}
 	}

@@ -90,6 +90,13 @@ func (m *MM) exitMmap(t *sched.Task) {
 		vmas = append(vmas, v)
 		return true
 	})
+	if m.LockedVM != 0 {
+		for _, v := range vmas {
+			if v.Flags&VMLocked != 0 {
+				m.munlockVMAPagesAll(t, v)
+			}
+		}
+	}
 	s.Pages.LRUAddDrain(t)
 	g := s.tlbGather(t, m, true)
 	m.unmapVmas(t, g, vmas, 0, x86.TaskSize)

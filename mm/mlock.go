@@ -5,11 +5,17 @@ import (
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
+	"github.com/cowlab/cowlab/mm/page"
 )
 
-// Locked memory, as far as mmap needs it: pages of a VMLocked VMA are made present
-// when the VMA is made, and stay, because reclaim asks for the flag. Linux 2.6.29
-// mm/mlock.c. The flag PG_mlocked is not kept yet.
+// Locked memory: Linux 2.6.29 mm/mlock.c. Pages of a VMLocked VMA are made present and
+// bear the flag Mlocked, which keeps them on the unevictable list. That list is a
+// convenience: where a page has not got there, reclaim meets the flag of the VMA and
+// sends it.
+//
+//	mlock: VMA gets VMLocked --> pages present --> Mlocked --> unevictable list
+//	munlock, munmap, exit, COW: Mlocked goes, unless another locked VMA maps the page
 
 // mlockVMAPagesRange makes the pages of [start, end) in the VMLocked VMA v present
 // and returns how many pages do not count as locked: all of them where v cannot be
@@ -29,11 +35,15 @@ func (m *MM) mlockVMAPagesRange(t *sched.Task, v *VMA, start, end uint64) (notLo
 		v.Flags &^= VMLocked
 		return pages
 	}
+	m.markRange(t, v, start, end, true)
 	return 0
 }
 
 // munlockVMAPagesAll is munlock_vma_pages_all: v is about to go.
-func (m *MM) munlockVMAPagesAll(_ *sched.Task, v *VMA) { v.Flags &^= VMLocked }
+func (m *MM) munlockVMAPagesAll(t *sched.Task, v *VMA) {
+	v.Flags &^= VMLocked
+	m.markRange(t, v, v.Start, v.End, false)
+}
 
 // makePagesPresent faults the pages of [addr, end), which one VMA contains, for
 // writing if the VMA allows it (make_pages_present).
@@ -58,4 +68,266 @@ func makePagesPresent(t *sched.Task, m *MM, addr, end uint64) error {
 		err = unix.EFAULT
 	}
 	return err
+}
+
+// mlockVMAPage marks a page as one of a locked VMA and moves it where reclaim does not
+// look (mlock_vma_page). One that is on no list goes there when somebody puts it back.
+//
+// Preconditions:
+//   - p is locked
+func (s *System) mlockVMAPage(t *sched.Task, p *page.Page) {
+	pm := s.Pages
+	if pm.TestAndSet(t, p, page.Mlocked) {
+		return
+	}
+	t.C.Trace.Inc(trace.NrMlock)
+	t.C.Trace.Inc(trace.UnevictablePGsMlocked)
+	if pm.IsolateLRU(t, p) {
+		pm.PutbackLRU(t, p)
+	}
+}
+
+// munlockVMAPage takes the mark off, unless another locked VMA maps the page
+// (munlock_vma_page).
+//
+// Preconditions:
+//   - p is locked
+func (s *System) munlockVMAPage(t *sched.Task, p *page.Page) {
+	pm := s.Pages
+	if !pm.TestAndClear(t, p, page.Mlocked) {
+		return
+	}
+	t.C.Trace.Dec(trace.NrMlock)
+	switch {
+	case pm.IsolateLRU(t, p):
+		if !s.tryToMunlock(t, p) {
+			t.C.Trace.Inc(trace.UnevictablePGsMunlocked)
+		}
+		pm.PutbackLRU(t, p)
+	case p.Has(page.Unevictable):
+		t.C.Trace.Inc(trace.UnevictablePGsStranded)
+	default:
+		t.C.Trace.Inc(trace.UnevictablePGsMunlocked)
+	}
+}
+
+// tryToMunlock looks for another locked VMA that maps an anonymous page and marks the
+// page again for it (try_to_munlock). It reports whether there was one.
+func (s *System) tryToMunlock(t *sched.Task, p *page.Page) (again bool) {
+	if !p.Anon() {
+		return false
+	}
+	a := s.pageLockAnonVMA(t, p)
+	if a == nil {
+		return false
+	}
+	for v := a.head; v != nil && !again; v = v.anonNext {
+		addr, ok := vmaAddress(p.RacyIndex(), v)
+		if !ok || v.racyFlags()&VMLocked == 0 {
+			continue
+		}
+		if _, ptl, ok := s.pageCheckAddress(t, p, v.MM, addr, true /* sync */); ok {
+			ptl.Unlock(t)
+			again = s.tryToMlockPage(t, p, v)
+		}
+	}
+	pageUnlockAnonVMA(t, a)
+	return again
+}
+
+// tryToMlockPage marks a page that rmap has met in a locked VMA, if the VMA holds still
+// (try_to_mlock_page).
+//
+// Preconditions:
+//   - p is locked, and so is the list that v is on
+func (s *System) tryToMlockPage(t *sched.Task, p *page.Page, v *VMA) bool {
+	if !v.MM.MmapSem.DownReadTry(t) {
+		return false
+	}
+	locked := v.Flags&VMLocked != 0
+	if locked {
+		s.mlockVMAPage(t, p)
+	}
+	v.MM.MmapSem.UpRead(t)
+	return locked
+}
+
+// markRange does to each page that is present in [start, end) of v what mlock or munlock
+// does (__mlock_vma_pages_range; there munlock faults the pages in first, which here
+// only mlock does).
+//
+// Preconditions:
+//   - mmap_sem is held, or nobody uses the address space
+func (m *MM) markRange(t *sched.Task, v *VMA, start, end uint64, mlock bool) {
+	s := m.Sys
+	pm := s.Pages
+	pm.LRUAddDrain(t)
+	for addr := start; addr < end; {
+		table, at, next, _, ok := m.nextTable(t.C, addr, end)
+		if !ok {
+			return
+		}
+		ptl := pm.PTL(table)
+		for ; at < next; at += x86.PageSize {
+			ptl.Lock(t)
+			pte := m.entry(table, x86.LevelPTE, at).Load(t.C)
+			var p *page.Page
+			if pte.Present() {
+				if p = s.NormalPage(v, pte); p != nil {
+					pm.Get(t, p)
+				}
+			}
+			ptl.Unlock(t)
+			if p == nil {
+				continue
+			}
+			pm.LockPage(t, p)
+			if p.Mapping != 0 {
+				if mlock {
+					s.mlockVMAPage(t, p)
+				} else {
+					s.munlockVMAPage(t, p)
+				}
+			}
+			pm.UnlockPage(t, p)
+			pm.Put(t, p)
+		}
+		addr = next
+	}
+}
+
+// SysMlock locks a range: its pages are made present and stay. SysMunlock takes that
+// back. Linux 2.6.29 mm/mlock.c:sys_mlock, for a process that may lock what it likes.
+//
+//   - ENOMEM: part of the range is not mapped, or cannot be made present
+//   - EINVAL: the range wraps
+func SysMlock(t *sched.Task, m *MM, start, length uint64) error {
+	return sysMlock(t, m, start, length, true)
+}
+
+// SysMunlock unlocks a range; errors are those of SysMlock.
+func SysMunlock(t *sched.Task, m *MM, start, length uint64) error {
+	return sysMlock(t, m, start, length, false)
+}
+
+func sysMlock(t *sched.Task, m *MM, start, length uint64, on bool) error {
+	m.Sys.Pages.LRUAddDrain(t)
+	m.MmapSem.DownWrite(t)
+	end := start&x86.PageMask + pageAlign(length+start&^x86.PageMask)
+	err := m.doMlock(t, start&x86.PageMask, end, on)
+	m.MmapSem.UpWrite(t)
+	return err
+}
+
+// doMlock is do_mlock.
+func (m *MM) doMlock(t *sched.Task, start, end uint64, on bool) error {
+	if end < start {
+		return unix.EINVAL
+	}
+	for addr := start; addr < end; {
+		v, prev := m.findVMAPrev(t, addr)
+		if v == nil || v.Start > addr {
+			return unix.ENOMEM
+		}
+		if addr > v.Start {
+			prev = v
+		}
+		stop := min(v.End, end)
+		flags := v.Flags &^ VMLocked
+		if on {
+			flags |= VMLocked
+		}
+		if err := m.mlockFixup(t, v, prev, addr, stop, flags); err != nil {
+			return err
+		}
+		addr = stop
+	}
+	return nil
+}
+
+// mlockFixup gives [start, end) of v other flags, and its pages the mark or not
+// (mlock_fixup; Linux holds mmap_sem only for reading while pages are made present).
+func (m *MM) mlockFixup(t *sched.Task, v, prev *VMA, start, end uint64, flags VMFlags) error {
+	if flags == v.Flags || v.Flags&(VMIO|VMPFNMap) != 0 {
+		return nil
+	}
+	on := flags&VMLocked != 0
+	if v.Flags&(VMDontExpand|VMHugetlb) != 0 {
+		if on {
+			_ = makePagesPresent(t, m, start, end)
+		}
+		return nil
+	}
+	v, err := m.changeFlags(t, v, prev, start, end, flags)
+	if err != nil {
+		return err
+	}
+	pages := (end - start) >> x86.PageShift
+	if !on {
+		m.LockedVM -= pages
+		m.markRange(t, v, start, end, false)
+		return nil
+	}
+	m.LockedVM += pages
+	err = makePagesPresent(t, m, start, end)
+	m.markRange(t, v, start, end, true)
+	if err == unix.EFAULT {
+		err = unix.ENOMEM
+	}
+	return err
+}
+
+// The flags of mlockall.
+const (
+	MCLCurrent = 1
+	MCLFuture  = 2
+)
+
+// SysMlockall locks all that is mapped (MCLCurrent), and what will be (MCLFuture);
+// failures to make pages present are ignored, as in Linux. EINVAL: no flag, or others.
+func SysMlockall(t *sched.Task, m *MM, flags int) error {
+	if flags == 0 || flags&^(MCLCurrent|MCLFuture) != 0 {
+		return unix.EINVAL
+	}
+	m.Sys.Pages.LRUAddDrain(t)
+	m.MmapSem.DownWrite(t)
+	m.lockAll(t, flags)
+	m.MmapSem.UpWrite(t)
+	return nil
+}
+
+// SysMunlockall takes back what mlockall and mlock did.
+func SysMunlockall(t *sched.Task, m *MM) error {
+	m.MmapSem.DownWrite(t)
+	m.lockAll(t, 0)
+	m.MmapSem.UpWrite(t)
+	return nil
+}
+
+// lockAll is do_mlockall.
+func (m *MM) lockAll(t *sched.Task, flags int) {
+	m.DefFlags &^= VMLocked
+	if flags&MCLFuture != 0 {
+		m.DefFlags |= VMLocked
+	}
+	if flags == MCLFuture {
+		return
+	}
+	for v := m.firstVMA(); v != nil; {
+		want := v.Flags &^ VMLocked
+		if flags&MCLCurrent != 0 {
+			want |= VMLocked
+		}
+		end := v.End
+		_ = m.mlockFixup(t, v, m.prevVMA(t, v), v.Start, v.End, want)
+		if v = m.findVMA(t, end-1); v != nil {
+			v = m.nextVMA(v)
+		}
+	}
+}
+
+// prevVMA is the VMA below v, nil if there is none.
+func (m *MM) prevVMA(t *sched.Task, v *VMA) *VMA {
+	_, prev := m.findVMAPrev(t, v.Start)
+	return prev
 }

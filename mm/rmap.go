@@ -39,6 +39,9 @@ func (s *System) PageAddNewAnonRmap(t *sched.Task, p *page.Page, v *VMA, addr ui
 	if v.Flags&VMLocked == 0 {
 		s.Pages.LRUCacheAdd(t, p, page.ActiveAnon)
 	} else {
+		p.PokeSet(page.Mlocked)
+		t.C.Trace.Inc(trace.NrMlock)
+		t.C.Trace.Inc(trace.UnevictablePGsMlocked)
 		s.Pages.AddToUnevictable(t, p)
 	}
 }
@@ -295,8 +298,14 @@ func (s *System) tryToUnmapAnon(t *sched.Task, p *page.Page) UnmapResult {
 	r := SwapAgain
 	for v := a.head; v != nil; v = v.anonNext {
 		r = s.tryToUnmapOne(t, p, v)
-		if r == SwapFail || r == SwapMlock || !s.Pages.Mapped(t, p) {
+		if r == SwapFail || !s.Pages.Mapped(t, p) {
 			break
+		}
+		if r == SwapMlock {
+			if s.tryToMlockPage(t, p, v) {
+				break
+			}
+			r = SwapAgain // it was busy; the page stays where it is
 		}
 	}
 	pageUnlockAnonVMA(t, a)
@@ -313,8 +322,14 @@ func (s *System) tryToUnmapFile(t *sched.Task, p *page.Page) UnmapResult {
 	as.IMmapLock.Lock(t)
 	for v := as.head; v != nil; v = v.mapNext {
 		r = s.tryToUnmapOne(t, p, v)
-		if r == SwapFail || r == SwapMlock || !s.Pages.Mapped(t, p) {
+		if r == SwapFail || !s.Pages.Mapped(t, p) {
 			break
+		}
+		if r == SwapMlock {
+			if s.tryToMlockPage(t, p, v) {
+				break
+			}
+			r = SwapAgain // it was busy; the page stays where it is
 		}
 	}
 	as.IMmapLock.Unlock(t)

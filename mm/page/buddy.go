@@ -367,6 +367,12 @@ func (m *Map) cleanFreed(t *sched.Task, p *Page) {
 		p.Mapping = 0
 	}
 	flags := p.Flags.Peek()
+	if flags&(1<<Mlocked) != 0 { // free_page_mlock
+		flags &^= 1 << Mlocked
+		t.C.Trace.Dec(trace.NrMlock)
+		t.C.Trace.Inc(trace.UnevictablePGsMlockFreed)
+		p.PokeClear(Mlocked)
+	}
 	if flags&checkAtFree != 0 || p.Mapping != 0 || p.Count.Peek() != 0 || p.MapCount.Peek() != 0 {
 		m.badPage(t, p, "page in use is freed")
 	}

@@ -214,14 +214,40 @@ func (m *Map) IsolateTail(t *sched.Task, l LRUList, scan int, buf []x86.PFN) (ta
 	return taken, scanned
 }
 
-// PutbackLRU returns an isolated page to the list that its flags say, and
-// drops the reference of the isolation (putback_lru_page).
+// PutbackLRU returns an isolated page to a list and drops the reference of the
+// isolation (putback_lru_page): to the list of its kind and activity, or to the
+// unevictable one if reclaim may not take it.
 func (m *Map) PutbackLRU(t *sched.Task, p *Page) {
 	flags := p.Flags.Load(t.C, m.obj(p, x86.PageFlags))
-	if flags&(1<<Unevictable) != 0 {
+	was := flags&(1<<Unevictable) != 0
+	for {
+		if p.Has(Unevictable) {
+			m.ClearFlag(t, p, Unevictable)
+		}
+		if m.Evictable(p) {
+			l := baseLRU(flags)
+			if flags&(1<<Active) != 0 {
+				l += lruActive
+			}
+			m.LRUCacheAdd(t, p, l)
+			if was {
+				t.C.Trace.Inc(trace.UnevictablePGsRescued)
+			}
+			break
+		}
+		if p.Has(Active) {
+			m.ClearFlag(t, p, Active)
+		}
 		m.AddToUnevictable(t, p)
-	} else {
-		m.LRUCacheAdd(t, p, lruOf(flags))
+		// The mark may have been taken off while the page was on no list, by
+		// somebody who could not move it.
+		if !m.Evictable(p) || !m.IsolateLRU(t, p) {
+			if !was {
+				t.C.Trace.Inc(trace.UnevictablePGsCulled)
+			}
+			break
+		}
+		m.Put(t, p)
 	}
 	m.Put(t, p)
 }

@@ -119,7 +119,7 @@ func TestIsolateAndPutback(t *testing.T) {
 		assert.Equal(t, 3, scanned)
 		assert.Equal(t, []x86.PFN{pfns[1], pfns[3]}, buf)
 		m.UnfreezeRefs(k, pages[0], 1)
-		m.SetFlag(k, m.Page(buf[0]), Unevictable)
+		m.SetFlag(k, m.Page(buf[0]), Mlocked)
 		m.PutbackLRU(k, m.Page(buf[0]))
 		m.PutbackLRU(k, m.Page(buf[1]))
 		m.LRUAddDrain(k)

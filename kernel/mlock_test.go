@@ -1,0 +1,56 @@
+package kernel
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/cowlab/cowlab/kernel/trace"
+	"github.com/cowlab/cowlab/mm"
+)
+
+// Locked pages stay where they are under pressure, and go back to the lists when they are
+// unlocked.
+func TestMlockedPagesStay(t *testing.T) {
+	swapRegimes(t, 2, 4, func(t *testing.T, o Options) {
+		const kept = 24
+		m, _ := run(t, small(o), func(th *Thread) {
+			m := th.m
+			require.NoError(t, th.Swapon(swapDev, 0))
+			a := th.MustMmap(kept << 12)
+			th.Fill(a, kept/2<<12, 1) // half of it is there already
+			require.NoError(t, th.Mlock(a, kept<<12))
+			assert.EqualValues(t, kept, m.trace.Gauge(trace.NrMlock))
+			big := th.MustMmap(400 << 12)
+			th.Fill(big, 400<<12, 2)
+			for i := range uint64(kept) {
+				assert.True(t, m.sys.PeekPTEOf(th.p.space.ID, a+i<<12).Present(), "page %d", i)
+			}
+			assert.Positive(t, m.trace.Sum(trace.PSwpOut))
+			pid, err := th.Fork(func(c *Thread) {
+				c.Store8(a, 9) // the copy is not locked
+				assert.Equal(t, uint8(1), c.Load8(a+4096))
+			})
+			require.NoError(t, err)
+			_, _, _ = th.Wait(pid)
+			require.NoError(t, th.Munlock(a, kept<<12))
+			assert.EqualValues(t, 0, m.trace.Gauge(trace.NrMlock))
+			th.Fill(big, 400<<12, 3)
+			assert.Equal(t, uint8(1), th.Load8(a))
+
+			assert.Equal(t, unix.EINVAL, th.Mlockall(0))
+			require.NoError(t, th.Munmap(big, 400<<12))
+			require.NoError(t, th.Mlockall(mm.MCLCurrent|mm.MCLFuture))
+			more := th.MustMmap(4 << 12)
+			assert.True(t, m.sys.PeekPTEOf(th.p.space.ID, more).Present())
+			require.NoError(t, th.Munlockall())
+			assert.EqualValues(t, 0, m.trace.Gauge(trace.NrMlock))
+			assert.Equal(t, unix.ENOMEM, th.Mlock(a+1<<40, 4096))
+			require.NoError(t, th.Mlock(a, 4096)) // and exit with it
+		})
+		assert.EqualValues(t, 0, m.trace.Gauge(trace.NrMlock))
+		assert.EqualValues(t, 0, m.trace.Gauge(trace.NrUnevictable))
+	})
+}
