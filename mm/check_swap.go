@@ -22,7 +22,6 @@ import (
 // swapScan is what the walk over the page tables finds of swap.
 type swapScan struct {
 	ptes [maxSwapAreas][]uint16 // by area and slot: ptes that hold the entry; zero between checks
-	bad  int                    // entries of areas or slots that do not exist
 }
 
 // sawSwap counts an entry that a pte holds.

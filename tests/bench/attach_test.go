@@ -13,7 +13,7 @@ import (
 )
 
 // notYet are the rows that this stage of the emulator cannot run.
-var notYet = map[string]bool{"mremap-page": true, "swap-out": true, "swap-in": true, "swap-in-random": true}
+var notYet = map[string]bool{"swap-out": true, "swap-in": true, "swap-in-random": true}
 
 // TestAttach: every row has an emulated side or is known not to.
 func TestAttach(t *testing.T) {

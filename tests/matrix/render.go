@@ -77,25 +77,58 @@ func (c *Cell) words() string {
 	return s
 }
 
+// grid lays the table out: a line of headings, then a line for each policy or, where
+// there are more workloads than policies, for each workload. A text line has only so
+// much room.
+func (t *Table) grid(policy func(string) string) (lines [][]string) {
+	policies, columns := t.axes()
+	word := func(p string, c column) string {
+		if cell := t.Cell(p, c.workload, c.params); cell != nil {
+			return cell.words()
+		}
+		return "-"
+	}
+	if len(columns) <= len(policies) || len(columns) <= narrow {
+		head := []string{"policy"}
+		for _, c := range columns {
+			head = append(head, c.String())
+		}
+		lines = append(lines, head)
+		for _, p := range policies {
+			line := []string{policy(p)}
+			for _, c := range columns {
+				line = append(line, word(p, c))
+			}
+			lines = append(lines, line)
+		}
+		return lines
+	}
+	head := []string{"workload"}
+	for _, p := range policies {
+		head = append(head, policy(p))
+	}
+	lines = append(lines, head)
+	for _, c := range columns {
+		line := []string{c.String()}
+		for _, p := range policies {
+			line = append(line, word(p, c))
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// narrow is how many workloads fit side by side.
+const narrow = 5
+
 // WriteText writes the table and the evidence for every cell.
 func (t *Table) WriteText(w io.Writer) error {
-	policies, columns := t.axes()
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprint(tw, "POLICY")
-	for _, c := range columns {
-		fmt.Fprintf(tw, "\t%s", c)
-	}
-	fmt.Fprintln(tw)
-	for _, p := range policies {
-		fmt.Fprint(tw, p)
-		for _, c := range columns {
-			word := "-"
-			if cell := t.Cell(p, c.workload, c.params); cell != nil {
-				word = cell.words()
-			}
-			fmt.Fprintf(tw, "\t%s", word)
+	for i, line := range t.grid(func(p string) string { return p }) {
+		if i == 0 {
+			line[0] = strings.ToUpper(line[0])
 		}
-		fmt.Fprintln(tw)
+		fmt.Fprintln(tw, strings.Join(line, "\t"))
 	}
 	if err := tw.Flush(); err != nil {
 		return err
@@ -121,27 +154,12 @@ func (t *Table) WriteText(w io.Writer) error {
 
 // WriteMarkdown writes the table alone, for a README.
 func (t *Table) WriteMarkdown(w io.Writer) error {
-	policies, columns := t.axes()
-	fmt.Fprint(w, "| policy |")
-	for _, c := range columns {
-		fmt.Fprintf(w, " %s |", c)
-	}
-	fmt.Fprint(w, "\n|---|")
-	for range columns {
-		fmt.Fprint(w, "---|")
-	}
-	fmt.Fprintln(w)
-	for _, p := range policies {
-		fmt.Fprintf(w, "| `%s` |", p)
-		for _, c := range columns {
-			word := "-"
-			if cell := t.Cell(p, c.workload, c.params); cell != nil {
-				word = cell.words()
-			}
-			fmt.Fprintf(w, " %s |", word)
-		}
-		if _, err := fmt.Fprintln(w); err != nil {
+	for i, line := range t.grid(func(p string) string { return "`" + p + "`" }) {
+		if _, err := fmt.Fprintf(w, "| %s |\n", strings.Join(line, " | ")); err != nil {
 			return err
+		}
+		if i == 0 {
+			fmt.Fprintf(w, "|%s\n", strings.Repeat("---|", len(line)))
 		}
 	}
 	if t.marked() {
