@@ -128,6 +128,6 @@
 // A pin does not stop the first two: that is why rules that count references, and rules
 // that count ptes and entries, differ once there is swap. Who reclaims: the allocating
 // task itself, a thread called kswapd0 that is made when memory first runs low, or
-// whoever asks for it with [MadvPageout]. Without a swap area ([System.SwapOn]) nothing of
-// this passes a schedule point.
+// whoever asks for it with [MadvPageout]. Without a swap area ([System.SwapOn]) faults, fork and
+// unmapping pass no schedule point of swap.
 package mm
