@@ -112,4 +112,23 @@
 //	mremap, mincore, dontcow        memory that moves, is asked for, is never shared
 //	policy, stock                   the decisions
 //	check                           the invariants
+//
+// # Swap and reclaim
+//
+// A page of memory that is needed for something else goes in steps, each of which
+// somebody may undo by using the page (files swap_state, vmscan, rmap, page_io):
+//
+//	step                 page's references        pte           swap count of the slot
+//	mapped               1 pte (+ pins)           maps it       -
+//	add_to_swap          + 1 cache + 1 reclaim    maps it       1: cache
+//	try_to_unmap         cache, reclaim (+ pins)  entry         2: cache, pte
+//	pageout              only if there is no pin  entry         2, page under writeback
+//	__remove_mapping     2 -> 0 at once, or not   entry         1: pte; the frame is free
+//	do_swap_page         read again, or found     maps it, RO   1 or 0
+//
+// A pin does not stop the first two: that is why rules that count references, and rules
+// that count ptes and entries, differ once there is swap. Who reclaims: the allocating
+// task itself, a thread called kswapd0 that is made when memory first runs low, or
+// whoever asks for it with [MadvPageout]. Without a swap area ([System.SwapOn]) faults, fork and
+// unmapping pass no schedule point of swap.
 package mm
