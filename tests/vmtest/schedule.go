@@ -97,6 +97,10 @@ func EverySchedule(tb testing.TB, b Bound, fn func(*kernel.Thread)) {
 // skipped is the verdict of a run in which the program called Skip.
 const skipped = "skipped"
 
+// checkEvery is how often EverySchedule checks every invariant, in steps; the page that a
+// step touches is checked after each.
+const checkEvery = 64
+
 // once runs fn under one schedule.
 func once(tb testing.TB, o kernel.Options, s sched.Strategy, ob sched.Observer, fn func(*kernel.Thread)) explore.Observation {
 	failed := tb.Failed()
@@ -106,9 +110,7 @@ func once(tb testing.TB, o kernel.Options, s sched.Strategy, ob sched.Observer, 
 		return explore.Observation{Verdict: "error", Detail: err.Error()}
 	}
 	defer m.Shutdown()
-	if ob != nil {
-		m.Sched().SetObserver(ob)
-	}
+	m.CheckSteps(checkEvery, ob)
 	out := m.Run(fn)
 	obs := explore.Observation{Verdict: explore.Safe, Steps: out.Steps, Result: out.Result}
 	switch err := out.Err(); {

@@ -3,10 +3,9 @@ package workload
 import (
 	"fmt"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/blk"
+	"github.com/cowlab/cowlab/fs"
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/mm"
 )
@@ -65,7 +64,7 @@ const pattern = 0xfa
 func dmaThreadMain(t *kernel.Thread, r *Run) {
 	v := r.Values
 	readsize, align, workers := uint64(v["readsize"]), uint64(v["a"]), v.Int("w")
-	fd, err := t.Open(r.Disk, unix.O_RDONLY|unix.O_DIRECT)
+	fd, err := t.Open(r.Disk, fs.ORdonly|fs.ODirect)
 	if r.failed(err, "open") {
 		return
 	}

@@ -1,10 +1,9 @@
 package workload
 
 import (
-	"golang.org/x/sys/unix"
-
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/blk"
+	"github.com/cowlab/cowlab/fs"
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/mm"
 )
@@ -74,7 +73,7 @@ type screw struct {
 
 func forkscrewOnce(t *kernel.Thread, r *Run) {
 	v := r.Values
-	fd, err := t.Open(r.Disk, unix.O_RDONLY|unix.O_DIRECT)
+	fd, err := t.Open(r.Disk, fs.ORdonly|fs.ODirect)
 	if r.failed(err, "open") {
 		return
 	}

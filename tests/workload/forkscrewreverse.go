@@ -3,10 +3,9 @@ package workload
 import (
 	"bytes"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/blk"
+	"github.com/cowlab/cowlab/fs"
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/mm"
 )
@@ -56,7 +55,7 @@ func reverseMain(t *kernel.Thread, r *Run) {
 	buffer := t.MustMmap(uint64(size))
 	lock := kernel.Mutex{Addr: t.MustMmap(x86.PageSize)}
 	t.Fill(buffer, uint64(size), 0)
-	fd, err := t.Open(r.Disk, unix.O_RDWR|unix.O_DIRECT)
+	fd, err := t.Open(r.Disk, fs.ORdwr|fs.ODirect)
 	if r.failed(err, "open") {
 		return
 	}
