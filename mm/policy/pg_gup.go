@@ -2,6 +2,7 @@ package policy
 
 import (
 	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/page"
 )
@@ -105,6 +106,7 @@ func (p PGGUP) ForkPTE(f *mm.Fork) mm.ForkNext {
 		// gup-fast may take a reference after this, but then it finds the pte
 		// write-protected when it looks again.
 		f.SrcPTE.SetWrprotect(t.C)
+		t.C.Trace.Inc(trace.EmuForkWrprotect)
 	}
 	forceCOW := false
 	if pg := sys.NormalPage(f.SrcVMA, pte); pg != nil {
