@@ -25,6 +25,7 @@ Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`,
 	workloads := fs.String("workloads", "", "comma-separated `names`; default all")
 	form := fs.String("format", "text", "text, md or json")
 	schedules := fs.Int("schedules", 1000, "schedules of the small form for each cell")
+	preemptions := fs.Int("preemptions", -1, "search instead every schedule with at most so many preemptions; 1 takes a second a cell, 2 some minutes")
 	seed := fs.Uint64("seed", 1, "numbers the search; the same seed searches the same schedules")
 	par := fs.Int("parallel", 1, "runs of the default size in the parallel regime for each cell")
 	expect := fs.String("expect", "", "compare the verdicts with those in a `file` written with -format json; exit 1 if they differ")
@@ -38,7 +39,10 @@ Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`,
 	if *schedules < 0 || *par < 0 || *workers < 0 {
 		return usagef("-schedules, -parallel and -workers must not be negative")
 	}
-	if *schedules == 0 && *par == 0 {
+	if *preemptions < -1 || *preemptions > 100 {
+		return usagef("-preemptions is %d, must be 0 to 100", *preemptions)
+	}
+	if *schedules == 0 && *par == 0 && *preemptions < 0 {
 		return usagef("-schedules 0 and -parallel 0 together leave nothing to run")
 	}
 	ps, err := e.choosePolicies(*policies)
@@ -63,7 +67,8 @@ Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`,
 	}
 	bar := newProgress(e)
 	t, err := matrix.Run(e.ctx, matrix.Options{
-		Policies: ps, Workloads: ws, Schedules: *schedules, Seed: *seed, Parallel: *par, Workers: *workers, Progress: bar.show,
+		Policies: ps, Workloads: ws, Schedules: *schedules, Seed: *seed, Parallel: *par, Workers: *workers,
+		Exhaustive: *preemptions >= 0, Preemptions: max(*preemptions, 0), Progress: bar.show,
 	})
 	bar.clear()
 	if err != nil && !errors.Is(err, context.Canceled) {

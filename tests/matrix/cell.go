@@ -43,6 +43,9 @@ type Options struct {
 	Workloads []*workload.Workload
 	// Schedules is how many schedules of the small form each cell is searched with.
 	Schedules int
+	// Exhaustive searches every schedule with at most Preemptions preemptions instead.
+	Exhaustive  bool
+	Preemptions int
 	// Seed numbers the searches: the same seed searches the same schedules.
 	Seed uint64
 	// Parallel is how often the default size is run in the parallel regime.
@@ -104,11 +107,8 @@ func runCell(ctx context.Context, w *workload.Workload, variant string, p mm.Pol
 	seen := map[workload.Verdict]string{} // verdict -> evidence
 	tokens := map[workload.Verdict]string{}
 	var bounds []string
-	if o.Schedules > 0 {
-		rep, err := explore.Search(ctx, *Target(w, small, p, hosts), explore.Options{
-			Schedules: uint64(o.Schedules), Seed: o.Seed, Workers: o.Workers, Every: 100,
-			Progress: func(p explore.Progress) { part(0.9 * float64(p.Done) / float64(p.Planned)) },
-		})
+	if o.Schedules > 0 || o.Exhaustive {
+		rep, bound, err := searchCell(ctx, *Target(w, small, p, hosts), o, part)
 		if err != nil {
 			return c, err
 		}
@@ -122,10 +122,6 @@ func runCell(ctx context.Context, w *workload.Workload, variant string, p mm.Pol
 			}
 			seen[v] = fmt.Sprintf("%s; in %d of %d schedules", wit.Detail, rep.ByVerdict[wit.Verdict], rep.Schedules)
 			tokens[v] = wit.Token.String()
-		}
-		bound := fmt.Sprintf("%d schedules of %d points (median)", rep.Schedules, rep.StepsMedian)
-		if rep.Interrupted {
-			bound = fmt.Sprintf("interrupted after %d of %d schedules", rep.Schedules, rep.Planned)
 		}
 		bounds = append(bounds, bound)
 	}
@@ -177,6 +173,36 @@ func runCell(ctx context.Context, w *workload.Workload, variant string, p mm.Pol
 		c.Also = append(c.Also, workload.NotCovered)
 	}
 	return c, nil
+}
+
+// searchCell searches the small form, and says how far.
+func searchCell(ctx context.Context, t explore.Target, o *Options, part func(float64)) (*explore.Report, string, error) {
+	if o.Exhaustive {
+		rep, err := explore.Exhaust(ctx, t, explore.ExhaustOptions{
+			Preemptions: o.Preemptions, Workers: o.Workers,
+			Progress: func(done, left uint64) { part(0.9 * float64(done) / float64(done+left)) },
+		})
+		if err != nil {
+			return nil, "", err
+		}
+		bound := fmt.Sprintf("all %d schedules with at most %d preemptions", rep.Schedules, rep.Preemptions)
+		if !rep.Complete {
+			bound = fmt.Sprintf("interrupted after %d schedules with at most %d preemptions", rep.Schedules, rep.Preemptions)
+		}
+		return &rep.Report, bound, nil
+	}
+	rep, err := explore.Search(ctx, t, explore.Options{
+		Schedules: uint64(o.Schedules), Seed: o.Seed, Workers: o.Workers, Every: 100,
+		Progress: func(p explore.Progress) { part(0.9 * float64(p.Done) / float64(p.Planned)) },
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	bound := fmt.Sprintf("%d schedules of %d points (median)", rep.Schedules, rep.StepsMedian)
+	if rep.Interrupted {
+		bound = fmt.Sprintf("interrupted after %d of %d schedules", rep.Schedules, rep.Planned)
+	}
+	return rep, bound, nil
 }
 
 // parallel runs the default size once.

@@ -1,0 +1,204 @@
+package explore
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"github.com/cowlab/cowlab/kernel/sched"
+)
+
+// ExhaustOptions bound an exhaustive search.
+type ExhaustOptions struct {
+	// Preemptions is how often a schedule may leave a CPU that could have gone on, or
+	// let a device or timer act before its turn, which is when no CPU can go on and
+	// it is the oldest. Where the CPU that ran cannot go on, the choice among the
+	// other CPUs is free.
+	Preemptions int
+	// Schedules ends the search after so many; zero means no bound.
+	Schedules uint64
+	// Workers is how many machines run at once; zero means GOMAXPROCS.
+	Workers int
+	// Progress, if not nil, is called now and then with the schedules run and those
+	// known to be left, which is less than there will be.
+	Progress func(done, left uint64)
+}
+
+// Validate reports what is wrong with the options, naming the field and its limits.
+func (o *ExhaustOptions) Validate() error {
+	if o.Preemptions < 0 || o.Preemptions > 100 {
+		return fmt.Errorf("explore: Preemptions is %d, must be 0 to 100", o.Preemptions)
+	}
+	if o.Workers < 0 || o.Workers > 4096 {
+		return fmt.Errorf("explore: Workers is %d, must be 1 to 4096", o.Workers)
+	}
+	return nil
+}
+
+// Exhausted is the outcome of an exhaustive search.
+type Exhausted struct {
+	Report
+	// Preemptions is the bound.
+	Preemptions int
+	// Complete is set when every schedule within the bound has been run.
+	Complete bool
+}
+
+// Exhaust runs every schedule of a target with at most so many preemptions, each once,
+// those with few before those with many (the bound is that of CHESS: Musuvathi and
+// Qadeer, PLDI 2007). Its report is the same for any number of workers.
+//
+// A schedule is named by where it departs from the default rule. Running one shows who
+// else could have acted at each decision; each of those, at a place behind the last
+// departure, makes another schedule. So none is run twice.
+func Exhaust(ctx context.Context, t Target, o ExhaustOptions) (*Exhausted, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	if o.Workers == 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	r := &Exhausted{Report: *newReport(&t, &Options{}), Preemptions: o.Preemptions}
+	// waves[k] are the schedules known so far that have k preemptions.
+	waves := make([][]plan, o.Preemptions+1)
+	waves[0] = []plan{{}}
+	for k := range waves {
+		for len(waves[k]) > 0 {
+			n := min(len(waves[k]), waveSize)
+			wave := waves[k][:n:n]
+			waves[k] = waves[k][n:]
+			results := runWave(ctx, &t, wave, o.Workers)
+			for i := range results {
+				res := &results[i]
+				if !res.ran || o.Schedules != 0 && r.Schedules == o.Schedules {
+					r.Interrupted = ctx.Err() != nil
+					r.finish(0)
+					return r, nil
+				}
+				r.add(r.Schedules, &res.outcome)
+				for _, b := range res.branches {
+					if c := k + b.cost; c <= o.Preemptions {
+						waves[c] = append(waves[c], plan{from: &wave[i], sw: Switch{At: b.at, To: b.to}})
+					}
+				}
+			}
+			if o.Progress != nil {
+				var left uint64
+				for _, w := range waves {
+					left += uint64(len(w))
+				}
+				o.Progress(r.Schedules, left)
+			}
+		}
+	}
+	r.Complete = true
+	r.finish(0)
+	return r, nil
+}
+
+// waveSize is how many schedules are run before their branches are looked at.
+const waveSize = 1024
+
+// plan is a schedule to run: the departures of another one, and one more.
+type plan struct {
+	from *plan // nil for the schedule without departures
+	sw   Switch
+}
+
+// switches lists a plan's departures.
+func (p *plan) switches() []Switch {
+	if p.from == nil {
+		return nil
+	}
+	return append(p.from.switches(), p.sw)
+}
+
+// branch is somebody who could have acted at a decision instead.
+type branch struct {
+	at   uint64
+	to   ActorID
+	cost int // 1 if the CPU that ran could have gone on, or if it is a device
+}
+
+type waveResult struct {
+	outcome
+	branches []branch
+	ran      bool
+}
+
+// runWave runs schedules on several workers; the results are in the schedules' order.
+func runWave(ctx context.Context, t *Target, wave []plan, workers int) []waveResult {
+	results := make([]waveResult, len(wave))
+	jobs, ended := make(chan int), make(chan struct{})
+	workers = min(workers, len(wave))
+	for range workers {
+		go func() {
+			run, done := t.worker()
+			for i := range jobs {
+				spec := Spec{Kind: KindSwitches, Switches: wave[i].switches()}
+				b := &brancher{inner: spec.Strategy()}
+				if n := len(spec.Switches); n > 0 {
+					b.from = spec.Switches[n-1].At + 1
+				}
+				m := meter{Strategy: b}
+				obs := guarded(run, &m, nil)
+				results[i] = waveResult{outcome{obs, spec, m.steps}, b.branches, true}
+			}
+			done()
+			ended <- struct{}{}
+		}()
+	}
+	for i := range wave {
+		if ctx.Err() != nil {
+			break
+		}
+		jobs <- i
+	}
+	close(jobs)
+	for range workers {
+		<-ended
+	}
+	return results
+}
+
+// brancher notes who else could have acted at each decision from a place on.
+type brancher struct {
+	follower
+	inner    sched.Strategy
+	from     uint64
+	n        uint64
+	branches []branch
+}
+
+// Begin implements sched.Strategy.
+func (b *brancher) Begin(cpus int) {
+	b.reset()
+	b.inner.Begin(cpus)
+}
+
+// Pick implements sched.Strategy.
+func (b *brancher) Pick(ch *sched.Choice) int {
+	b.fix(ch)
+	n := b.n
+	b.n++
+	chosen := b.inner.Pick(ch)
+	if n >= b.from && len(ch.Enabled) > 1 {
+		goesOn := 0
+		for i := range ch.Enabled {
+			if ch.Enabled[i].CPU >= 0 && ch.Enabled[i].CPU == ch.Last {
+				goesOn = 1
+			}
+		}
+		for i := range ch.Enabled {
+			cost := goesOn
+			if ch.Enabled[i].CPU < 0 {
+				cost = 1
+			}
+			if i != chosen {
+				b.branches = append(b.branches, branch{n, actorOf(&ch.Enabled[i]), cost})
+			}
+		}
+	}
+	b.took(&ch.Enabled[chosen])
+	return chosen
+}

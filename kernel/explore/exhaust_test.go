@@ -1,0 +1,97 @@
+package explore_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/kernel/sched"
+)
+
+func exhaust(t *testing.T, target explore.Target, o explore.ExhaustOptions) *explore.Exhausted {
+	t.Helper()
+	r, err := explore.Exhaust(context.Background(), target, o)
+	require.NoError(t, err)
+	return r
+}
+
+func TestExhaustDecides(t *testing.T) {
+	y := newToys()
+	none := exhaust(t, y.counter(2, 0, false), explore.ExhaustOptions{})
+	assert.True(t, none.Complete)
+	assert.Equal(t, none.Schedules, none.ByVerdict[explore.Safe], "without a preemption nothing is lost")
+	one := exhaust(t, y.counter(2, 0, false), explore.ExhaustOptions{Preemptions: 1})
+	assert.NotZero(t, one.ByVerdict["lost-update"], "%v", one.ByVerdict)
+	locked := exhaust(t, y.counter(2, 0, true), explore.ExhaustOptions{Preemptions: 2})
+	assert.True(t, locked.Complete)
+	assert.Equal(t, locked.Schedules, locked.ByVerdict[explore.Safe])
+	assert.Greater(t, locked.Schedules, one.Schedules)
+}
+
+func TestExhaustFindsDeadlock(t *testing.T) {
+	y := newToys()
+	assert.NotZero(t, exhaust(t, y.abba(true), explore.ExhaustOptions{Preemptions: 1}).ByVerdict["deadlock"])
+	right := exhaust(t, y.abba(false), explore.ExhaustOptions{Preemptions: 2})
+	assert.Equal(t, right.Schedules, right.ByVerdict[explore.Safe])
+}
+
+// TestExhaustRunsEachScheduleOnce looks at the decisions of every schedule: no two may be
+// the same, and the number of workers must not matter.
+func TestExhaustRunsEachScheduleOnce(t *testing.T) {
+	y := newToys()
+	target := y.counter(2, 0, false)
+	for _, workers := range []int{1, 3} {
+		seen := map[uint64]int{}
+		inner := target.Run
+		watched := target
+		var lock sync.Mutex
+		watched.Run = func(s sched.Strategy, o sched.Observer) explore.Observation {
+			rec := explore.NewRecorder(s)
+			obs := inner(rec, o)
+			lock.Lock()
+			seen[rec.Recording().Hash()]++
+			lock.Unlock()
+			return obs
+		}
+		r := exhaust(t, watched, explore.ExhaustOptions{Preemptions: 2, Workers: workers})
+		assert.True(t, r.Complete)
+		assert.EqualValues(t, r.Schedules, len(seen))
+	}
+	a := exhaust(t, target, explore.ExhaustOptions{Preemptions: 2, Workers: 1})
+	b := exhaust(t, target, explore.ExhaustOptions{Preemptions: 2, Workers: 3})
+	assert.Equal(t, a.ByVerdict, b.ByVerdict)
+	assert.Equal(t, a.Witnesses, b.Witnesses)
+}
+
+func TestExhaustBounds(t *testing.T) {
+	y := newToys()
+	r := exhaust(t, y.counter(2, 0, false), explore.ExhaustOptions{Preemptions: 2, Schedules: 10})
+	assert.False(t, r.Complete)
+	assert.EqualValues(t, 10, r.Schedules)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	r, err := explore.Exhaust(ctx, y.counter(2, 0, false), explore.ExhaustOptions{Preemptions: 2})
+	require.NoError(t, err)
+	assert.True(t, r.Interrupted)
+	assert.False(t, r.Complete)
+	_, err = explore.Exhaust(ctx, explore.Target{}, explore.ExhaustOptions{Preemptions: -1})
+	assert.ErrorContains(t, err, "Preemptions")
+}
+
+// TestExhaustWitnessReplays runs the witness of a search by its token.
+func TestExhaustWitnessReplays(t *testing.T) {
+	y := newToys()
+	target := y.counter(2, 0, false)
+	w := exhaust(t, target, explore.ExhaustOptions{Preemptions: 1}).FirstBad()
+	require.NotNil(t, w)
+	tok, err := explore.ParseToken(w.Token.String())
+	require.NoError(t, err)
+	assert.Len(t, tok.Spec.Switches, 1)
+	obs := target.Run(tok.Spec.Strategy(), nil)
+	assert.Equal(t, w.Verdict, obs.Verdict)
+	assert.Equal(t, w.State, obs.State)
+}
