@@ -57,7 +57,7 @@ func TestExhaustRunsEachScheduleOnce(t *testing.T) {
 			lock.Unlock()
 			return obs
 		}
-		r := exhaust(t, watched, explore.ExhaustOptions{Preemptions: 2, Workers: workers})
+		r := exhaust(t, watched, explore.ExhaustOptions{Preemptions: 2, Workers: workers, Schedules: 20_000})
 		assert.True(t, r.Complete)
 		assert.EqualValues(t, r.Schedules, len(seen))
 	}

@@ -95,6 +95,29 @@ func (c *c1) doFork(t *sched.Task) {
 	mm.ExitMM(t)
 }
 
+// c1Check checks the invariants of the memory manager as the program goes.
+type c1Check struct {
+	inner sched.Observer
+	s     *mm.System
+}
+
+func (c *c1Check) Step(n uint64, t *sched.Task, op x86.Op, obj x86.ObjID) {
+	if c.inner != nil {
+		c.inner.Step(n, t, op, obj)
+	}
+	if n%32 == 0 {
+		for _, err := range c.s.Check() {
+			t.Oops("invariant: %v", err)
+		}
+	}
+}
+
+func (c *c1Check) Device(n uint64, ev sched.Event) {
+	if c.inner != nil {
+		c.inner.Device(n, ev)
+	}
+}
+
 // c1Target makes the program a target under policy p.
 func c1Target(p mm.Policy) explore.Target {
 	return explore.Target{Name: "c1", Policy: p.Name(), Run: func(st sched.Strategy, o sched.Observer) explore.Observation {
@@ -109,12 +132,12 @@ func c1Target(p mm.Policy) explore.Target {
 			panic(err)
 		}
 		defer m.Shutdown()
-		m.SetObserver(o)
 		m.RegisterNamer(x86.ClassLock, lock.Namer)
 		s, err := mm.NewSystem(m, page.NewMap(m, mem), mm.Options{Policy: p})
 		if err != nil {
 			panic(err)
 		}
+		m.SetObserver(&c1Check{inner: o, s: s})
 		c := &c1{s: s, verdict: explore.Safe}
 		c.ready.Init(m)
 		c.done.Init(m)

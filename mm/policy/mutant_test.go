@@ -83,6 +83,33 @@ func TestMutantsCorrupt(t *testing.T) {
 	}
 }
 
+// TestMatrixReportsMutants has the matrix itself judge a mutant of each fix: where one
+// preemption is enough, on every schedule that has no more.
+func TestMatrixReportsMutants(t *testing.T) {
+	for mutant, name := range map[string]string{
+		"pg_gup without the second look at the pte": "pin_fork",
+		"pg_dontcow without the copy at fork":       "forkscrew",
+		"directio_sem without the semaphore":        "forkscrew",
+	} {
+		o := matrix.Options{
+			Policies: []mm.Policy{policy.Mutants[mutant]}, Workloads: []*workload.Workload{workload.Lookup(name)},
+			Exhaustive: true, Preemptions: 1,
+		}
+		if name == "pin_fork" {
+			if policy.Race {
+				continue // a long search of one goroutine
+			}
+			o.Exhaustive, o.Schedules, o.Seed = false, 6000, 1
+		}
+		table, err := matrix.Run(context.Background(), o)
+		require.NoError(t, err)
+		require.Len(t, table.Cells, 1)
+		c := table.Cells[0]
+		assert.Equal(t, workload.LostRead, c.Verdict, "%s: %s", mutant, c.Bound)
+		assert.NotEmpty(t, c.Token)
+	}
+}
+
 // TestStockCorrupts checks that the workloads show what the thread says of 2.6.29.
 func TestStockCorrupts(t *testing.T) {
 	stock := policy.Lookup("stock")
