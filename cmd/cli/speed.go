@@ -21,6 +21,7 @@ The native column needs a C compiler; without one it says so.`)
 	stage := fs.String("stage", "foundation", "the column of goals: foundation or goal")
 	only := fs.String("only", "", "comma-separated `names` of lines; default all")
 	expect := fs.Bool("check", false, "exit 1 if a line that was measured misses its goal")
+	swapFile := fs.Bool("swapfile", false, "for native swap: put a swap file of 128 MiB into use for the run, if you are root")
 	if _, err := parse(fs, args, 0); err != nil {
 		return err
 	}
@@ -56,6 +57,7 @@ The native column needs a C compiler; without one it says so.`)
 	probe, err := speed.BuildProbe(e.ctx, "")
 	switch {
 	case err == nil:
+		probe.SwapFile = *swapFile
 		defer probe.Close()
 		o.Probe = probe
 	case e.ctx.Err() != nil:

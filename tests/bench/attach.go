@@ -10,9 +10,7 @@ import (
 )
 
 // Attach gives the rows of speed.Catalog their emulated sides. Machines are booted
-// from hosts when a row first runs; cleanup shuts them down. Rows that this stage of
-// the emulator cannot run stay without an emulated side, which the report shows as
-// "not built yet".
+// from hosts when a row first runs; cleanup shuts them down.
 //
 // The sides take turns on the same machines: run the rows one after the other, as
 // speed.Measure does. If Measure left a batch behind (its note says so), the
@@ -25,30 +23,33 @@ func Attach(ops []speed.Op, hosts *kernel.Hosts) (cleanup func(), err error) {
 // attach makes the lab's batches the emulated sides of the rows.
 func (l *lab) attach(ops []speed.Op) error {
 	sides := map[string]func(n int) time.Duration{
-		"load-hit":      l.on(&l.duo, loadHit),
-		"store-hit":     l.on(&l.duo, storeHit),
-		"copy-1m":       l.on(&l.duo, copyMiB),
-		"walk":          l.on(&l.duo, walk),
-		"fault-minor":   l.on(&l.duo, faultMinor),
-		"populate":      l.on(&l.duo, populate),
-		"cow-copy":      l.on(&l.duo, cowCopy),
-		"cow-reuse":     l.on(&l.duo, cowReuse),
-		"fork-fixed":    l.on(&l.duo, forkFixed),
-		"fork-page":     l.on(&l.duo, forkPage),
-		"exit-page":     l.on(&l.duo, exitPage),
-		"munmap-page":   l.on(&l.duo, munmap),
-		"mprotect-page": l.on(&l.duo, mprotect),
-		"mremap-page":   l.on(&l.duo, mremap),
-		"gup-fast":      l.on(&l.duo, gupFast),
-		"gup-slow":      l.on(&l.duo, gupSlow),
-		"direct-1m":     l.on(&l.disk, direct1M),
-		"direct-4k":     l.on(&l.disk, direct(pageSize)),
-		"tlb-flush-2":   l.on(&l.duo, tlbFlush),
-		"tlb-flush-4":   l.on(&l.quad, tlbFlush),
-		"switch":        l.on(&l.uni, futexPingPong),
-		"schedules":     l.search,
-		"scale-fault":   l.on(&l.duo, faultTogether(2)),
-		"scale-gup":     l.on(&l.duo, gupTogether(2)),
+		"load-hit":       l.on(&l.duo, loadHit),
+		"store-hit":      l.on(&l.duo, storeHit),
+		"copy-1m":        l.on(&l.duo, copyMiB),
+		"walk":           l.on(&l.duo, walk),
+		"fault-minor":    l.on(&l.duo, faultMinor),
+		"populate":       l.on(&l.duo, populate),
+		"cow-copy":       l.on(&l.duo, cowCopy),
+		"cow-reuse":      l.on(&l.duo, cowReuse),
+		"fork-fixed":     l.on(&l.duo, forkFixed),
+		"fork-page":      l.on(&l.duo, forkPage),
+		"exit-page":      l.on(&l.duo, exitPage),
+		"munmap-page":    l.on(&l.duo, munmap),
+		"mprotect-page":  l.on(&l.duo, mprotect),
+		"mremap-page":    l.on(&l.duo, mremap),
+		"gup-fast":       l.on(&l.duo, gupFast),
+		"gup-slow":       l.on(&l.duo, gupSlow),
+		"direct-1m":      l.on(&l.disk, direct1M),
+		"direct-4k":      l.on(&l.disk, direct(pageSize)),
+		"tlb-flush-2":    l.on(&l.duo, tlbFlush),
+		"tlb-flush-4":    l.on(&l.quad, tlbFlush),
+		"switch":         l.on(&l.uni, futexPingPong),
+		"swap-out":       l.on(&l.swap, swapOut),
+		"swap-in":        l.on(&l.swap, swapIn),
+		"swap-in-random": l.on(&l.swap, swapInRandom),
+		"schedules":      l.search,
+		"scale-fault":    l.on(&l.duo, faultTogether(2)),
+		"scale-gup":      l.on(&l.duo, gupTogether(2)),
 	}
 	base := map[string]func(n int) time.Duration{
 		"scale-fault": l.on(&l.duo, faultTogether(1)),

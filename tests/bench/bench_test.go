@@ -196,3 +196,19 @@ func BenchmarkBoot(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkSwapOut(b *testing.B) { swapBench(b, swapOut) }
+func BenchmarkSwapIn(b *testing.B) {
+	b.Run("order=sequential", func(b *testing.B) { swapBench(b, swapIn) })
+	b.Run("order=random", func(b *testing.B) { swapBench(b, swapInRandom) })
+}
+
+// swapBench runs a row of swap on its machine, whose area takes no time.
+func swapBench(b *testing.B, w batch) {
+	for _, pages := range []int{512, 4096} {
+		b.Run(fmt.Sprintf("pages=%d", pages), func(b *testing.B) {
+			l := benchLab(b, nil)
+			benchBatch(b, l.on(&l.swap, w), pages, "page")
+		})
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cowlab/cowlab/blk"
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/mm"
 )
@@ -74,6 +75,7 @@ type lab struct {
 	duo   machine
 	quad  machine
 	disk  machine
+	swap  machine
 }
 
 // newLab describes the machines; none is booted. Prefault says that memory is
@@ -89,6 +91,9 @@ func newLab(hosts *kernel.Hosts, memory uint64, prefault bool, p mm.Policy) *lab
 	l.uni, l.duo = of(1, min(memory, smallMemory)), of(2, memory)
 	l.quad, l.disk = of(4, min(memory, smallMemory)), of(2, min(memory, smallMemory))
 	l.disk.o.Disks = []kernel.Disk{{Name: diskName, Size: diskBytes}}
+	instant := blk.Instant()
+	l.swap = of(1, min(memory, smallMemory))
+	l.swap.o.Disks = []kernel.Disk{{Name: swapName, Size: swapBytes, Swap: true, Latency: &instant}}
 	return l
 }
 
@@ -103,7 +108,7 @@ func (l *lab) search(n int) time.Duration {
 func (l *lab) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, x := range []*machine{&l.uni, &l.duo, &l.quad, &l.disk} {
+	for _, x := range []*machine{&l.uni, &l.duo, &l.quad, &l.disk, &l.swap} {
 		x.stop()
 	}
 }

@@ -97,8 +97,9 @@
 //
 // # What stays empty
 //
-// A native side is left out where measuring it would change the host (swapping
-// needs a swap area), where there is nothing to compare with (schedules per
-// second), and where no C compiler is found; a floor where no single loop is the
-// minimum. The row's note says which.
+// A native side is left out where there is nothing to compare with (schedules per
+// second), where no C compiler is found, and where measuring it would change the
+// host: swapping needs a swap area. The host's own is used if there is one;
+// otherwise [Probe].SwapFile has to be asked for, which makes one for the run. A
+// floor is left out where no single loop is the minimum. The row's note says which.
 package speed

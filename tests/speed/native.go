@@ -25,6 +25,12 @@ var ErrNoCompiler = errors.New("no C compiler (cc or gcc) on this machine")
 
 // Probe is the compiled native side, a program in a directory of its own.
 type Probe struct {
+	// SwapFile lets the swap operations put a swap file of their own into use, in the
+	// probe's directory, for as long as they run: it needs root, and it changes the
+	// host meanwhile. Without it they use the area that the host has, or say that
+	// there is none. Set it before the first Start.
+	SwapFile bool
+
 	dir string // immutable; removed by Close
 }
 
@@ -91,8 +97,15 @@ func (p *Probe) compile(ctx context.Context, cc string) error {
 
 func (p *Probe) program() string { return filepath.Join(p.dir, "probe") }
 
-// Close removes the program and its directory.
-func (p *Probe) Close() error { return os.RemoveAll(p.dir) }
+// Close removes the program and its directory, and a swap file that is still in use
+// because the probe was killed.
+func (p *Probe) Close() error {
+	var err error
+	if p.SwapFile {
+		err = exec.Command(p.program(), "swapoff", "dir="+p.dir).Run()
+	}
+	return errors.Join(err, os.RemoveAll(p.dir))
+}
 
 // Session is one running probe process, which serves one operation.
 type Session struct {
@@ -110,6 +123,9 @@ func (p *Probe) Start(ctx context.Context, op string, options ...string) (*Sessi
 	ctx, cancel := context.WithCancel(ctx)
 	s := &Session{lines: make(chan string, 1), cancel: cancel}
 	args := append([]string{op, "dir=" + p.dir}, options...)
+	if p.SwapFile {
+		args = append(args, "swapfile=1")
+	}
 	s.cmd = exec.CommandContext(ctx, p.program(), args...)
 	s.cmd.WaitDelay = time.Second
 	var err error

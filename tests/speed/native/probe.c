@@ -93,7 +93,8 @@ char *region(long n, int touched)
 
 static const struct op *find(const char *name)
 {
-	const struct op *tables[] = {memory_ops, process_ops, smp_ops, io_ops};
+	const struct op *tables[] = {memory_ops, process_ops, smp_ops, io_ops,
+				    swap_ops};
 
 	for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++)
 		for (const struct op *o = tables[t]; o->name; o++)

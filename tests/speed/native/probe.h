@@ -8,6 +8,7 @@
  * one line: nanoseconds for each of N units as a decimal, or "error TEXT".
  * End of input ends the process. Nothing global is changed: no sysctl, no
  * cgroup, no mount; the one file made (direct reads) is unlinked while open.
+ * The exception has to be asked for: swapfile=1 (swap.c).
  */
 #ifndef COWLAB_PROBE_H
 #define COWLAB_PROBE_H
@@ -37,6 +38,7 @@ extern const struct op memory_ops[];  /* memory.c, ends with a NULL name */
 extern const struct op process_ops[]; /* process.c */
 extern const struct op smp_ops[];     /* smp.c */
 extern const struct op io_ops[];      /* io.c */
+extern const struct op swap_ops[];    /* swap.c */
 
 /* fail keeps the text, with errno's when err is not 0, for the answer line and
  * returns a negative number. */
