@@ -172,14 +172,14 @@ func (s *Snapshot) Page(pfn x86.PFN) *PageSnapshot {
 	return nil
 }
 
-// Leaf returns the last-level entry that translates va in the space of process pid.
+// Leaf returns the entry that translates va in the space of process pid, a huge page's too.
 func (s *Snapshot) Leaf(pid int, va uint64) (x86.PTE, bool) {
 	for i := range s.Spaces {
 		if s.Spaces[i].PID != pid {
 			continue
 		}
 		for _, e := range s.Spaces[i].Entries {
-			if e.VA == va&x86.PageMask && e.Level == x86.LevelPTE {
+			if (e.Level == x86.LevelPTE || e.Entry.Huge()) && e.VA == va&^(x86.LevelSize(e.Level)-1) {
 				return e.Entry, true
 			}
 		}
