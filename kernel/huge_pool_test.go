@@ -310,15 +310,15 @@ func TestHugePinnedAndExhaustedIsABug(t *testing.T) {
 
 // The options are checked, and the pool is there at boot.
 func TestHugeOptions(t *testing.T) {
-	for _, o := range []Options{{HugePages: -1}, {HugePages: 33}, {HugePages1G: 1}, {HugePages: 32}} {
-		o.Memory = 64 << 20
+	for _, o := range []Options{{HugePages: -1}, {HugePages: 9}, {HugePages1G: 1}, {HugePages: 8}} {
+		o.Memory = 16 << 20
 		o.Hosts = testHosts
 		_, err := Boot(o)
 		assert.ErrorContains(t, err, "HugePages", "%+v", o)
 	}
 	for _, r := range []sched.Regime{sched.Parallel, sched.Timed, sched.Free} {
-		m := boot(t, Options{CPUs: 3, Memory: 64<<20 + 12<<12, Regime: r, HugePages: 20})
-		wantPool(t, m, 20, 20, 0, 0)
+		m := boot(t, Options{CPUs: 3, Memory: 24<<20 + 12<<12, Regime: r, HugePages: 6})
+		wantPool(t, m, 6, 6, 0, 0)
 		assert.Empty(t, m.Check())
 		require.NoError(t, m.Run(func(*Thread) {}).Err())
 		atRest(t, m)
