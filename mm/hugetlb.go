@@ -72,7 +72,7 @@ func (h *hstate) persistent() uint64 { return h.total - h.surplus }
 
 // hugetlbState is what the machine knows of huge pages.
 type hugetlbState struct {
-	// lock is hugetlb_lock. It is irq-safe, as it has been since Linux 5.13: the last
+	// lock is hugetlb_lock. It is irq-safe, as in later kernels: the last
 	// reference may go in the interrupt that ends a transfer, and 2.6.29, which leaves
 	// interrupts enabled, could then deadlock.
 	lock lock.SpinLock

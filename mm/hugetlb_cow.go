@@ -34,7 +34,7 @@ func (f *Fault) Size() uint64 {
 // neither cleared nor flushed, and other threads read the old page through their TLBs until
 // something else flushes them; and the new entry is writable even if the VMA is not.
 // One is different: the page table's lock is dropped before the page is allocated, as
-// since 2.6.33, and not just for the copy. 2.6.29 sleeps with it held, and takes
+// later kernels, and not just for the copy. 2.6.29 sleeps with it held, and takes
 // i_mmap_lock and other address spaces' locks under it.
 //
 // Preconditions:
@@ -127,7 +127,7 @@ func (s *System) setHugePTEWritable(f *Fault) {
 // mm/hugetlb.c:unmap_ref_private.
 //
 // As there, it is the owner's address that is looked at in the other address space: that is
-// where a child has the page. The list is walked under its lock, as since 2.6.32.
+// where a child has the page. The list is walked under its lock, as in later kernels.
 func (s *System) unmapRefPrivate(f *Fault, old *page.Page) {
 	t, v, as := f.T, f.VMA, f.VMA.Mapping
 	h := v.hstate()

@@ -85,8 +85,8 @@ func (m *MM) doMincore(t *sched.Task, addr uint64, vec []byte) (int, error) {
 	return n, nil
 }
 
-// mincoreHuge answers for small pages of one huge page: whether it is mapped, as Linux does
-// since 2.6.34. 2.6.29 takes the entry for a corrupt one and clears it.
+// mincoreHuge answers for small pages of one huge page: whether it is mapped, as later kernels
+// do. 2.6.29 takes the entry for a corrupt one and clears it.
 func (m *MM) mincoreHuge(t *sched.Task, v *VMA, addr uint64, vec []byte) {
 	in := byte(0)
 	if ref, ok := m.hugePTEOffset(t.C, addr, v.hstate()); ok && !ref.Load(t.C).None() {
