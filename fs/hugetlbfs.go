@@ -139,7 +139,7 @@ func (f *File) Huge() (*mm.HugeInode, mm.FileMode) {
 type hugetlbFile struct{}
 
 // AIORead implements FileOps: hugetlbfs_read. A hole reads as zeroes. Unlike 2.6.29, and as
-// Linux since 3.3, it does not hold i_mutex while it copies: a fault in the buffer and an
+// later kernels, it does not hold i_mutex while it copies: a fault in the buffer and an
 // mmap of the file could wait for each other.
 func (hugetlbFile) AIORead(t *sched.Task, iocb *Kiocb, iov []IOVec, pos int64) (int64, error) {
 	if !iocb.sync() {

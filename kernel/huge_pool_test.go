@@ -101,6 +101,28 @@ func TestHugeSharedReservations(t *testing.T) {
 	})
 }
 
+// A shared mapping takes a promised page whether it was promised one or not. Where a file was
+// truncated and has grown again without a new mmap it was not, and HugePages_Rsvd goes
+// below zero: what 2.6.29 shows as 18446744073709551615. The invariant notices.
+func TestHugeReservedUnderflow(t *testing.T) {
+	m := boot(t, timedHuge(2))
+	out := m.Run(func(th *Thread) {
+		fd, err := th.Open(fs.HugetlbfsDir+"/f", fs.ORdwr|fs.OCreat)
+		require.NoError(t, err)
+		a, err := th.Mmap(0, hugeSize, protRW, mm.MapShared, fd, 0)
+		require.NoError(t, err)
+		require.NoError(t, th.Ftruncate(fd, 0))
+		wantPool(t, m, 2, 2, 0, 0)
+		require.NoError(t, th.Ftruncate(fd, hugeSize))
+		th.Store64(a, 1)
+		assert.Contains(t, m.Meminfo(), "HugePages_Rsvd:    18446744073709551615\n")
+		require.NoError(t, th.Unlink(fs.HugetlbfsDir+"/f"))
+	})
+	require.NoError(t, out.Err())
+	require.Len(t, m.Check(), 1)
+	assert.ErrorContains(t, m.Check()[0], "pool of 2048 KiB pages")
+}
+
 // A file with a name outlives the processes, pages and all, and is no leak.
 func TestHugetlbfsFileStays(t *testing.T) {
 	m, _ := run(t, timedHuge(2), func(th *Thread) {

@@ -211,7 +211,9 @@ func (m *Machine) StateHash() uint64 {
 	for i := range s.Pages {
 		p := &s.Pages[i]
 		put(uint64(p.PFN), p.Flags, uint64(p.Count), uint64(p.MapCount), p.Mapping, p.Index, p.Policy)
-		_, _ = d.Write(m.mem.Bytes(p.PFN))
+		for i := range x86.PFN(1) << m.pages.Page(p.PFN).Order() { // a huge page's contents are all its frames'
+			_, _ = d.Write(m.mem.Bytes(p.PFN + i))
+		}
 	}
 	for _, tlb := range s.TLBs {
 		for _, e := range tlb {

@@ -34,7 +34,7 @@ func (f *Fault) Size() uint64 {
 // neither cleared nor flushed, and other threads read the old page through their TLBs until
 // something else flushes them; and the new entry is writable even if the VMA is not.
 // One is different: the page table's lock is dropped before the page is allocated, as
-// later kernels, and not just for the copy. 2.6.29 sleeps with it held, and takes
+// later kernels do, and not just for the copy. 2.6.29 sleeps with it held, and takes
 // i_mmap_lock and other address spaces' locks under it.
 //
 // Preconditions:
