@@ -17,7 +17,7 @@ import (
 // their own, while the pool is resized under them. What each finds in its own memory is
 // what it stored; the pool is whole in the end.
 func TestHugeStress(t *testing.T) {
-	const rounds = 150
+	const rounds = 100
 	stress := func(t *testing.T, o Options, seed uint64) {
 		o = hugeOptions(o, 8)
 		o.Memory += 16 * hugeSize
