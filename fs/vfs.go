@@ -27,6 +27,7 @@ type System struct {
 	dirty bioDirty
 	aio   aioState
 	pipes pipeList
+	huge  hugetlbfs
 
 	// SendSIGPIPE sends SIGPIPE to a task that writes to a pipe without readers; nil:
 	// it only gets EPIPE. Set at boot.
@@ -46,7 +47,9 @@ type cpuState struct {
 // Every device that b has becomes a file /dev/<name>; see also AddDevice. b is nil on a
 // machine without disks. Boot time only.
 func New(s *mm.System, b *blk.System) *System {
-	return newSystem(s.M, s.Pages, b, mmMemory{s}, s.Policy())
+	f := newSystem(s.M, s.Pages, b, mmMemory{s}, s.Policy())
+	f.huge.init(s.M, s)
+	return f
 }
 
 func newSystem(m *sched.Machine, pages *page.Map, b *blk.System, mem userMemory, p mm.Policy) *System {
@@ -123,14 +126,20 @@ type Inode struct {
 	IAllocSem lock.RWSem
 
 	ops     FileOps
-	pipe    *Pipe      // nil unless it is one; immutable
-	blkbits uint       // log2 of the block size (i_blkbits); immutable
-	size    x86.Word64 // i_size in bytes
-	obj     x86.ObjID  // names size; immutable
+	pipe    *Pipe         // nil unless it is one; immutable
+	huge    *mm.HugeInode // nil unless it is of hugetlbfs; immutable
+	blkbits uint          // log2 of the block size (i_blkbits); immutable
+	size    x86.Word64    // i_size in bytes
+	obj     x86.ObjID     // names size; immutable
 }
 
 // Size returns the file's size in bytes: a visible read (i_size_read).
-func (i *Inode) Size(t *sched.Task) int64 { return int64(i.size.Load(t.C, i.obj)) }
+func (i *Inode) Size(t *sched.Task) int64 {
+	if i.huge != nil {
+		return i.huge.Size(t)
+	}
+	return int64(i.size.Load(t.C, i.obj))
+}
 
 // BlockBits returns log2 of the file's block size.
 func (i *Inode) BlockBits() uint { return i.blkbits }
@@ -159,12 +168,16 @@ type File struct {
 	obj  x86.ObjID  // names pos and refs; immutable
 }
 
-// Open opens a path of the device table. Errors: ENOENT for a path nobody
+// Open opens a path of the device table, or creates or opens a file of hugetlbfs
+// (HugetlbfsDir). Errors: ENOENT for a path nobody
 // registered (EROFS with OCreat: there is no file system to create it in), EEXIST,
 // ENOTDIR, EROFS for writing to a read-only device, EINVAL.
 func (s *System) Open(t *sched.Task, path string, flags OpenFlags) (*File, error) {
 	if path == "" {
 		return nil, unix.ENOENT
+	}
+	if size, ok := hugetlbfsPath(path); ok && s.huge.sys != nil {
+		return s.openHuge(t, path, size, flags)
 	}
 	i := s.inodes[path]
 	switch {
@@ -202,21 +215,23 @@ func (s *System) isDir(path string) bool {
 			return true
 		}
 	}
-	return false
+	return s.huge.sys != nil && (dir == HugetlbfsDir+"/" || dir == Hugetlbfs1GDir+"/")
 }
 
 // Get takes a reference (get_file): for another descriptor, or for a request in flight.
 func (f *File) Get(t *sched.Task) { f.refs.Add(t.C, f.obj, 1) }
 
 // Put drops a reference (fput). It may be called in interrupt context, unless the file
-// is a pipe, whose last Put closes an end and may sleep: a transfer to a pipe is never
-// completed by an interrupt.
+// is a pipe, whose last Put closes an end and may sleep, or of hugetlbfs: a transfer to
+// these is never completed by an interrupt.
 func (f *File) Put(t *sched.Task) {
 	switch n := f.refs.AddReturn(t.C, f.obj, -1); {
 	case n < 0:
 		t.Oops("fput: file %s has no references", f.Inode.Path)
 	case n == 0 && f.Inode.pipe != nil:
 		f.Inode.pipe.closeEnd(t, f)
+	case n == 0 && f.Inode.huge != nil:
+		f.Inode.huge.Put(t)
 	}
 }
 

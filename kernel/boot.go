@@ -131,6 +131,9 @@ func (m *Machine) boot() error {
 	if err != nil {
 		return err
 	}
+	if err := m.bootHugePages(); err != nil {
+		return err
+	}
 	m.pages.OutOfMemory = m.outOfMemoryKill
 	m.tasklist.Init(m.sched, lock.TaskList)
 	m.root.m, m.root.name = m, "swapper"

@@ -22,6 +22,10 @@ type Options struct {
 	// 1 MiB on; zero means DefaultMemory. It may exceed the host's: only what
 	// the machine touches costs. What it touches is bounded by Hosts.
 	Memory uint64
+	// HugePages and HugePages1G are how many pages of 2 MiB and of 1 GiB are put into the
+	// pools of hugetlbfs at boot, out of Memory (hugepages= on the kernel's command line).
+	// See Thread.SetNrHugepages for changing the former later.
+	HugePages, HugePages1G int
 	// Prefault makes the host populate all of Memory before Boot returns, so that
 	// no page's first use is slower than the second. Memory must then fit the host.
 	Prefault bool
@@ -149,6 +153,18 @@ func (o *Options) validateMemory() error {
 	host := o.host()
 	if err := host.Check(o.memory()); err != nil {
 		return fmt.Errorf("kernel: Memory: %w", err)
+	}
+	for _, p := range []struct {
+		name string
+		n    int
+		size uint64
+	}{{"HugePages", o.HugePages, mm.HugePage2M}, {"HugePages1G", o.HugePages1G, mm.HugePage1G}} {
+		if p.n < 0 {
+			return fmt.Errorf("kernel: %s is %d, must be 0 or more", p.name, p.n)
+		}
+		if limit := o.memory() / p.size; uint64(p.n) > limit {
+			return &LimitError{p.name, uint64(p.n), limit, "pages of that size in Memory"}
+		}
 	}
 	if !o.Prefault {
 		return nil

@@ -76,7 +76,7 @@ func (m *Machine) smaps(space *mm.MM) string {
 			{"Shared_Clean", u.sharedClean}, {"Shared_Dirty", u.sharedDirty},
 			{"Private_Clean", u.privateClean}, {"Private_Dirty", u.privateDirty},
 			{"Referenced", u.referenced}, {"Swap", u.swap},
-			{"KernelPageSize", x86.PageSize}, {"MMUPageSize", x86.PageSize},
+			{"KernelPageSize", v.KernelPageSize()}, {"MMUPageSize", v.KernelPageSize()},
 		} {
 			fmt.Fprintf(&b, "%-16s%8d kB\n", f.name+":", f.bytes>>10)
 		}
@@ -85,7 +85,7 @@ func (m *Machine) smaps(space *mm.MM) string {
 	return b.String()
 }
 
-// memUse adds up the ptes of a VMA (smaps_pte_range).
+// memUse adds up the ptes of a VMA (smaps_pte_range). Huge pages do not count, as in Linux.
 func (m *Machine) memUse(space *mm.MM, v *mm.VMA) (u memUse) {
 	for addr := v.Start; addr < v.End; {
 		e, next := m.peekPTE(space, addr)
@@ -176,9 +176,17 @@ func (m *Machine) Meminfo() string {
 	} {
 		fmt.Fprintf(&b, "%-16s%8d kB\n", f.name+":", f.kb)
 	}
-	for _, name := range []string{"HugePages_Total", "HugePages_Free", "HugePages_Rsvd", "HugePages_Surp"} {
-		fmt.Fprintf(&b, "%-19s%5d\n", name+":", 0)
+	// hugetlb_report_meminfo: the default size only.
+	pool := m.HugePool(mm.HugePage2M)
+	for _, f := range []struct {
+		name string
+		n    uint64
+	}{
+		{"HugePages_Total", pool.Total}, {"HugePages_Free", pool.Free},
+		{"HugePages_Rsvd", pool.Reserved}, {"HugePages_Surp", pool.Surplus},
+	} {
+		fmt.Fprintf(&b, "%-19s%5d\n", f.name+":", f.n)
 	}
-	fmt.Fprintf(&b, "%-16s%8d kB\n", "Hugepagesize:", x86.PMDSize>>10)
+	fmt.Fprintf(&b, "%-16s%8d kB\n", "Hugepagesize:", pool.Size>>10)
 	return b.String()
 }

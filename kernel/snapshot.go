@@ -172,14 +172,14 @@ func (s *Snapshot) Page(pfn x86.PFN) *PageSnapshot {
 	return nil
 }
 
-// Leaf returns the last-level entry that translates va in the space of process pid.
+// Leaf returns the entry that translates va in the space of process pid, a huge page's too.
 func (s *Snapshot) Leaf(pid int, va uint64) (x86.PTE, bool) {
 	for i := range s.Spaces {
 		if s.Spaces[i].PID != pid {
 			continue
 		}
 		for _, e := range s.Spaces[i].Entries {
-			if e.VA == va&x86.PageMask && e.Level == x86.LevelPTE {
+			if (e.Level == x86.LevelPTE || e.Entry.Huge()) && e.VA == va&^(x86.LevelSize(e.Level)-1) {
 				return e.Entry, true
 			}
 		}
@@ -211,7 +211,9 @@ func (m *Machine) StateHash() uint64 {
 	for i := range s.Pages {
 		p := &s.Pages[i]
 		put(uint64(p.PFN), p.Flags, uint64(p.Count), uint64(p.MapCount), p.Mapping, p.Index, p.Policy)
-		_, _ = d.Write(m.mem.Bytes(p.PFN))
+		for i := range x86.PFN(1) << m.pages.Page(p.PFN).Order() { // a huge page's contents are all its frames'
+			_, _ = d.Write(m.mem.Bytes(p.PFN + i))
+		}
 	}
 	for _, tlb := range s.TLBs {
 		for _, e := range tlb {

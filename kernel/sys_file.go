@@ -170,6 +170,9 @@ type mappable interface {
 
 // mappingOf returns what mmap needs of a file; ENODEV if it cannot be mapped.
 func mappingOf(f *fs.File) (mm.VMFile, *mm.AddressSpace, error) {
+	if h, mode := f.Huge(); h != nil {
+		return h.File(mode), h.Mapping(), nil
+	}
 	m, ok := any(f).(mappable)
 	if !ok {
 		return nil, nil, unix.ENODEV

@@ -15,6 +15,7 @@ import (
 // Mmap maps length bytes and returns the address: mmap(2). fd and off only count
 // without mm.MapAnonymous. Errors are those of mm.SysMmap, EBADF for a descriptor that
 // is not open, and ENODEV for a file that cannot be mapped, as block devices cannot yet.
+// With mm.MapAnonymous|mm.MapHugetlb it maps huge pages: see MustMmapHuge.
 func (t *Thread) Mmap(addr, length uint64, prot mm.Prot, flags mm.MapFlags, fd int, off uint64) (uint64, error) {
 	task := t.enter(SysMmap, addr, length)
 	req := mm.MmapRequest{Addr: addr, Len: length, Prot: prot, Flags: flags}

@@ -46,6 +46,8 @@ const (
 	SysWait4         Sysno = 61
 	SysKill          Sysno = 62
 	SysFsync         Sysno = 74
+	SysFtruncate     Sysno = 77
+	SysUnlink        Sysno = 87
 	SysPtrace        Sysno = 101
 	SysGetppid       Sysno = 110
 	SysMlock         Sysno = 149
@@ -131,6 +133,10 @@ func (n Sysno) String() string {
 		return "wait4"
 	case SysKill:
 		return "kill"
+	case SysFtruncate:
+		return "ftruncate"
+	case SysUnlink:
+		return "unlink"
 	case SysFsync:
 		return "fsync"
 	case SysGetppid:

@@ -44,8 +44,9 @@ type AddressSpace struct {
 	IMmapLock  lock.SpinLock
 	head, tail *VMA // the list, by VMA.mapNext; protected by IMmapLock
 
-	mkwrite Mkwriter // Ops, if it is one; immutable
-	dirties bool     // dirty pages are accounted; immutable
+	mkwrite Mkwriter   // Ops, if it is one; immutable
+	dirties bool       // dirty pages are accounted; immutable
+	huge    *HugeInode // set for a file of huge pages, whose indices count these; immutable
 
 	slot uint32     // its handle is slot<<1; immutable
 	refs x86.Word32 // holders: open files, VMAs. Atomic.

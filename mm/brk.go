@@ -62,7 +62,7 @@ func DoBrk(t *sched.Task, m *MM, addr, size uint64) (uint64, error) {
 		return addr, nil
 	}
 	flags := vmDataDefault | VMAccount | m.DefFlags
-	if _, err := m.getUnmappedArea(t, addr, size, MapFixed); err != nil {
+	if _, err := m.getUnmappedArea(t, addr, size, &MmapRequest{Flags: MapFixed}); err != nil {
 		return 0, err
 	}
 	if m.DefFlags&VMLocked != 0 {

@@ -21,6 +21,7 @@ import (
 //	rss = ptes                                       ptls of the address space (1)
 //	NrPTEs = last-level tables                       page_table_lock
 //	no TLB entry allows more than its pte            a flush on its way: see tlbExcused
+//	what holds of huge pages                         see check_huge.go
 //	gauges = distinct pages mapped                   all of the above; at rest only
 //
 // (1) and mmap_sem, where a policy has fork's loop in its hands: see forkCounts.
@@ -39,6 +40,7 @@ type checkState struct {
 	file   uint64 // distinct other pages mapped
 	guards bool   // some table was locked
 	swap   swapScan
+	huge   hugeScan
 }
 
 const maxCheckErrors = 50
@@ -66,12 +68,15 @@ func (s *System) runChecks(rest bool) []error {
 		k.maps = make([]uint32, s.Pages.Frames())
 	}
 	k.errs, k.seen, k.guards, k.anon, k.file = nil, k.seen[:0], false, 0, 0
+	k.huge = hugeScan{ptes: k.huge.ptes}
+	clear(k.huge.ptes)
 	for _, m := range s.MMs() {
 		s.checkMM(k, m, rest)
 	}
 	if s.swapOn() {
 		s.checkSwap(k, rest)
 	}
+	s.checkHuge(k, rest)
 	for _, pfn := range k.seen {
 		p := s.Pages.Page(pfn)
 		s.checkCounts(k, pfn, p, int(k.maps[pfn]), rest)
@@ -168,7 +173,8 @@ func (sc *tableScan) table(pfn x86.PFN, level int, addr uint64) {
 			} else if e.IsSwap() && s.swapOn() {
 				s.sawSwap(sc.k, sc.m, addr, e)
 			}
-		case e.Huge():
+		case e.Huge() && level <= x86.LevelPUD:
+			sc.huge(e, level, addr)
 		case e.HWPresent():
 			sc.table(e.PFN(), level-1, addr)
 		}
@@ -367,6 +373,9 @@ func (s *System) checkTLB(k *checkState, cpu int, rest bool) {
 		default:
 			continue
 		}
+		if s.hugeCOWStale(m, t, leaf) {
+			continue
+		}
 		if rest || !s.tlbExcused(m, cpu, t.VA) {
 			k.bad("cpu %d translates %#x of address space %d to pfn %#x (writable %v), but %s: %v",
 				cpu, t.VA, m.ID, t.PFN, t.Writable, why, leaf)
@@ -383,6 +392,9 @@ func (s *System) tlbExcused(m *MM, cpu int, va uint64) bool {
 		return true
 	}
 	if table, ok := m.peekTable(va); ok && s.Pages.PTL(table).Locked() {
+		return true
+	}
+	if v := m.lookupVMA(va); v != nil && v.Flags&VMHugetlb != 0 && m.PageTableLock.Locked() {
 		return true
 	}
 	for i := range s.tlb.slots {
@@ -422,12 +434,18 @@ func (s *System) Leaks() []string {
 			m.ID, m.Users.Peek(), m.Refs.Peek(), m.vmas.Len(), m.AnonRSS.Peek(), m.FileRSS.Peek()))
 	}
 	s.spaces.each(func(as *AddressSpace) {
+		if as.huge != nil && as.huge.linked {
+			return
+		}
 		out = append(out, fmt.Sprintf("address_space %d: %d references, %d pages", as.slot, as.refs.Peek(), as.NrPages()))
 	})
 	if n := s.anon.live(); n != 0 {
 		out = append(out, fmt.Sprintf("%d anon_vmas", n))
 	}
 	for _, l := range s.Pages.Leaks() {
+		if as := s.spaces.of(s.Pages.Page(l.PFN).Mapping); as != nil && as.huge != nil && as.huge.linked && l.Count == 1 {
+			continue // a file that has a name keeps its pages
+		}
 		out = append(out, l.String())
 	}
 	return out

@@ -59,7 +59,7 @@ func (s *System) vmEnoughMemory(pages uint64) error {
 		}
 	case OvercommitNever:
 		swapTotal, _ := s.SwapPages()
-		if total <= s.Mem.Frames()*limit(c.ratio, 50)/100+swapTotal {
+		if total <= (s.Mem.Frames()-s.hugetlbTotalPages())*limit(c.ratio, 50)/100+swapTotal {
 			return nil
 		}
 	}

@@ -46,8 +46,15 @@ func (s *System) DescribeObj(o x86.ObjID) string {
 	switch o.Class() {
 	case x86.ClassPTE:
 		id, level, va := x86.SplitPTEObj(o)
-		if m := s.mmByID(id); m != nil && level == x86.LevelPTE {
+		m := s.mmByID(id)
+		if m == nil {
+			return ""
+		}
+		if level == x86.LevelPTE {
 			return describePTE(m.PeekPTE(va))
+		}
+		if e, size := m.PeekHugePTE(va); size == x86.LevelSize(level) {
+			return describePTE(e)
 		}
 	case x86.ClassPage:
 		pfn := x86.PFN(o.ID() >> 3)
@@ -95,6 +102,10 @@ func KernelNames() map[string]string {
 		"Fault.LockAndReuse": "do_wp_page", "wpCopy": "do_wp_page", "wpReuse": "do_wp_page", "Fault.Same": "do_wp_page",
 		"flushTLB": "flush_tlb_mm", "flushTLBOthers": "native_flush_tlb_others", "invalidateInterrupt": "smp_invalidate_interrupt",
 		"MM.SwitchIn": "switch_mm", "MM.Lazy": "enter_lazy_tlb", "MM.MMPut": "mmput", "MM.MMDrop": "mmdrop",
+		"HugetlbCOW": "hugetlb_cow", "hugetlbFaultOne": "hugetlb_fault", "hugetlbNoPage": "hugetlb_no_page",
+		"copyHugetlbPageRange": "copy_hugetlb_page_range", "Fork.CopyOneHuge": "copy_hugetlb_page_range",
+		"ForkHuge": "copy_hugetlb_page_range", "followHugetlbPage": "follow_hugetlb_page", "takeHuge": "follow_hugetlb_page",
+		"FollowHuge": "follow_hugetlb_page", "FastHuge": "gup_huge_pmd", "unmapHugepages": "__unmap_hugepage_range",
 		"PutUserPage": "put_page", "nextTable": "copy_pud_range", "entry": "pte_offset", "CowUserPage": "cow_user_page",
 	}
 }

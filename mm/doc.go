@@ -83,7 +83,7 @@
 //	page lock         one page's Mapping and its place in caches
 //	i_mmap_lock       the VMAs that map an AddressSpace
 //	anon_vma          the VMAs that an anonymous page may be mapped in, their bounds
-//	page_table_lock   making upper-level tables, VMA.AnonVMA
+//	page_table_lock   making upper-level tables, VMA.AnonVMA, the entries of huge pages
 //	ptl               the entries of one last-level table; it lives in the table's Page
 //
 // They nest in this order. A ptl is never held across anything that sleeps: a fault
@@ -97,7 +97,8 @@
 // kit: [Fork.CopyOnePTE], [Fork.Lock], [Fork.Unlock], [Fork.AddMapping],
 // [Fork.DropMapping], [Fork.SetChildPage], [Fork.CopyToChild], [Fault.LockPage],
 // [Fault.LockAndReuse], [System.PtepClearFlush], [System.CowUserPage],
-// [System.ReuseSwapPage], [System.ZapPTE], [MM.LockPTE]. Where a hook's bit is clear the
+// [System.ReuseSwapPage], [System.ZapPTE], [MM.LockPTE]; for huge pages [Fork.CopyOneHuge],
+// [Fork.HugeCOWChild], [System.HugetlbCOW], [System.HugePagecachePage]. Where a hook's bit is clear the
 // core does not call the policy at all.
 //
 // # Files
@@ -110,6 +111,7 @@
 //	address_space, page_tree, shmem the page cache and shared anonymous memory
 //	vma_tree, vma_merge, mmap, ...  the VMAs and the system calls that change them
 //	mremap, mincore, dontcow        memory that moves, is asked for, is never shared
+//	hugetlb, hugetlbfs              huge pages: begin with hugetlb.go
 //	policy, stock                   the decisions
 //	check                           the invariants
 //

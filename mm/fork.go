@@ -95,6 +95,7 @@ func (s *System) dupVMA(t *sched.Task, f *Fork, v *VMA) error {
 	n := f.Src.copyVMA(v)
 	n.MM = m
 	n.Flags &^= VMLocked
+	n.resetResv()
 	anonVMALink(t, n)
 	if n.File != nil {
 		n.File.Get(t)
@@ -120,12 +121,16 @@ func (s *System) copyPageRange(f *Fork) error {
 	if v.Flags&(VMHugetlb|VMNonlinear|VMPFNMap|VMInsertPage) == 0 && v.AnonVMA == nil {
 		return nil
 	}
-	if v.Flags&VMHugetlb != 0 {
-		t.Oops("fork of hugetlb VMA %#x-%#x: there is no hugetlb yet", v.Start, v.End)
-	}
 	bracket := v.Flags.IsCOW() && s.hooks&HookForkRange != 0
 	if bracket {
 		s.policy.ForkBegin(f)
+	}
+	if v.Flags&VMHugetlb != 0 {
+		err := s.copyHugetlbPageRange(f)
+		if bracket {
+			s.policy.ForkEnd(f)
+		}
+		return err
 	}
 	var err error
 	for addr := v.Start; addr < v.End && err == nil; {

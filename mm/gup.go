@@ -248,12 +248,6 @@ func (s *System) followNone(g *GUP) (*page.Page, error) {
 	return p, nil
 }
 
-// followHugetlbPage is follow_hugetlb_page.
-func (s *System) followHugetlbPage(g *GUP, _ int, _ []*page.Page, _ int) (int, error) {
-	g.T.Oops("get_user_pages of hugetlb VMA %#x-%#x: there is no hugetlb yet", g.VMA.Start, g.VMA.End)
-	return 0, unix.EFAULT
-}
-
 // takePin takes one reference on behalf of a user of get_user_pages.
 func (s *System) takePin(t *sched.Task, p *page.Page, kind PinKind) {
 	if s.hooks&HookPut != 0 {

@@ -47,7 +47,7 @@ func handleMMFault(t *sched.Task, v *VMA, addr uint64, write, unshare bool) VMFa
 	s := m.Sys
 	t.C.Trace.Inc(trace.PGFault)
 	if v.Flags&VMHugetlb != 0 {
-		t.Oops("fault in hugetlb VMA %#x-%#x: there is no hugetlb yet", v.Start, v.End)
+		return s.hugetlbFault(t, v, addr, write, unshare)
 	}
 	addr &= x86.PageMask
 	table, err := m.pteAlloc(t, addr)

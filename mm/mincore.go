@@ -57,6 +57,10 @@ func (m *MM) doMincore(t *sched.Task, addr uint64, vec []byte) (int, error) {
 	}
 	end := min(tableEnd(addr, v.End, x86.LevelPMD), addr+uint64(len(vec))<<x86.PageShift)
 	n := int((end - addr) >> x86.PageShift)
+	if v.Flags&VMHugetlb != 0 {
+		m.mincoreHuge(t, v, addr, vec[:n])
+		return n, nil
+	}
 	ref, ptl, ok := m.LockPTE(t, addr)
 	if !ok {
 		for i := range n {
@@ -79,6 +83,18 @@ func (m *MM) doMincore(t *sched.Task, addr uint64, vec []byte) (int, error) {
 	}
 	ptl.Unlock(t)
 	return n, nil
+}
+
+// mincoreHuge answers for small pages of one huge page: whether it is mapped, as later kernels
+// do. 2.6.29 takes the entry for a corrupt one and clears it.
+func (m *MM) mincoreHuge(t *sched.Task, v *VMA, addr uint64, vec []byte) {
+	in := byte(0)
+	if ref, ok := m.hugePTEOffset(t.C, addr, v.hstate()); ok && !ref.Load(t.C).None() {
+		in = 1
+	}
+	for i := range vec {
+		vec[i] = in
+	}
 }
 
 // mincorePage answers for a page without a pte: what the file's cache has

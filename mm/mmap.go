@@ -43,6 +43,15 @@ const (
 	MapNoReserve  MapFlags = 0x4000
 	MapPopulate   MapFlags = 0x8000
 	MapNonBlock   MapFlags = 0x10000
+	// MapHugetlb with MapAnonymous asks for huge pages. It is Linux 2.6.32's; 2.6.29 has
+	// files of hugetlbfs only. The size comes from MapHuge2M or MapHuge1G, of Linux 3.8; 2
+	// MiB without.
+	MapHugetlb MapFlags = 0x40000
+	MapHuge2M  MapFlags = 21 << mapHugeShift
+	MapHuge1G  MapFlags = 30 << mapHugeShift
+
+	mapHugeShift = 26
+	mapHugeMask  = 0x3f
 )
 
 const (
@@ -167,12 +176,13 @@ func vmaWantsWritenotify(v *VMA) bool {
 //
 //   - EINVAL: off is not a multiple of the page size; no length; neither shared nor
 //     private; a fixed address that is not a multiple of the page size; a file that is
-//     to grow down
+//     to grow down; for huge pages all of this with their size, and MapHugetlb with a
+//     size that there is not
 //   - EBADF: no file, and MapAnonymous not set
 //   - EACCES: the file was not opened for reading, or for writing though the mapping
 //     is shared and writable
 //   - ENOMEM: the range is not in user space or does not fit into it, too many VMAs,
-//     too little memory, or RLIMIT_AS
+//     too little memory, or RLIMIT_AS; too few huge pages that are free and not promised
 //   - EOVERFLOW: offset and length wrap
 //   - EPERM, EAGAIN: MapLocked beyond RLIMIT_MEMLOCK
 //   - ENODEV, or what else the file's Mmap says
@@ -187,9 +197,19 @@ func SysMmap(t *sched.Task, m *MM, req MmapRequest, off uint64) (uint64, error) 
 		return 0, unix.EBADF
 	}
 	req.Flags &^= MapExecutable | MapDenyWrite
+	var ino *HugeInode
+	if req.Flags&(MapAnonymous|MapHugetlb) == MapAnonymous|MapHugetlb {
+		var err error
+		if ino, err = m.Sys.hugetlbFileSetup(&req); err != nil {
+			return 0, err
+		}
+	}
 	m.MmapSem.DownWrite(t)
 	addr, err := DoMmap(t, m, req)
 	m.MmapSem.UpWrite(t)
+	if ino != nil {
+		ino.Put(t)
+	}
 	return addr, err
 }
 
@@ -218,7 +238,7 @@ func DoMmap(t *sched.Task, m *MM, req MmapRequest) (uint64, error) {
 	if m.MapCount > maxMapCount {
 		return 0, unix.ENOMEM
 	}
-	addr, err := m.getUnmappedArea(t, addr, size, req.Flags)
+	addr, err := m.getUnmappedArea(t, addr, size, &req)
 	if err != nil {
 		return 0, err
 	}
@@ -308,10 +328,12 @@ func (m *MM) mmapRegion(t *sched.Task, req *MmapRequest, addr, size uint64, flag
 	if !m.mayExpandVM(pages) {
 		return 0, unix.ENOMEM
 	}
-	if req.Flags&MapNoReserve != 0 && s.commit.mode != OvercommitNever {
+	// Huge pages have an account of their own, whatever the mode.
+	huge := req.Mapping != nil && req.Mapping.huge != nil
+	if req.Flags&MapNoReserve != 0 && (huge || s.commit.mode != OvercommitNever) {
 		flags |= VMNoReserve
 	}
-	if accountable(flags) {
+	if !huge && accountable(flags) {
 		if err := s.vmEnoughMemory(pages); err != nil {
 			return 0, err
 		}

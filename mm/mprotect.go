@@ -148,7 +148,9 @@ func (m *MM) changeFlags(t *sched.Task, v, prev *VMA, start, end uint64, flags V
 // and then flushes the range, once (change_protection, and the levels below it).
 func (m *MM) changeProtection(t *sched.Task, v *VMA, start, end uint64, dirtyAccountable bool) {
 	if v.Flags&VMHugetlb != 0 {
-		t.Oops("mprotect of hugetlb VMA %#x-%#x: there is no hugetlb yet", v.Start, v.End)
+		changed := m.Sys.hugetlbChangeProtection(t, v, start, end)
+		t.C.Trace.Event(trace.EvMprotect, t.C.Now(), start, uint64(changed), 0)
+		return
 	}
 	changed := 0
 	for addr := start; addr < end; {

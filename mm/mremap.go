@@ -162,7 +162,7 @@ func (m *MM) growOrMove(t *sched.Task, v *VMA, addr, oldLen, newLen uint64, flag
 	}
 	if !fixed {
 		var err error
-		if newAddr, err = m.getUnmappedArea(t, 0, newLen, 0); err != nil {
+		if newAddr, err = m.getUnmappedArea(t, 0, newLen, &MmapRequest{}); err != nil {
 			return 0, err
 		}
 	}

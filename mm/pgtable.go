@@ -192,7 +192,7 @@ func (m *MM) freePgtables(t *sched.Task, g *mmuGather, vmas []*VMA, floor, ceili
 		addr, end := vmas[i].Start, vmas[i].End
 		m.unlinkVMA(t, vmas[i])
 		// Neighbours that share a table are freed in one go.
-		for i+1 < len(vmas) && vmas[i+1].Start <= end+x86.PMDSize && vmas[i+1].Flags&VMHugetlb == 0 {
+		for vmas[i].Flags&VMHugetlb == 0 && i+1 < len(vmas) && vmas[i+1].Start <= end+x86.PMDSize && vmas[i+1].Flags&VMHugetlb == 0 {
 			i++
 			end = vmas[i].End
 			m.unlinkVMA(t, vmas[i])

@@ -13,31 +13,32 @@ type HookSet uint32
 
 // The hooks.
 const (
-	HookMM        HookSet = 1 << iota // MMInit, MMExit
-	HookGUPVMA                        // GUPVMA
-	HookFollow                        // Follow
-	HookTaken                         // Taken
-	HookFast                          // FastMask, FastBegin, FastEnd
-	HookFastTake                      // FastTake
-	HookFastHuge                      // FastHuge
-	HookPut                           // Take, Put
-	HookForkLock                      // ForkLock, ForkUnlock
-	HookForkRange                     // ForkBegin, ForkEnd
-	HookForkVMA                       // ForkVMA
-	HookForkPTE                       // ForkPTE, ForkBreak
-	HookForkSwap                      // ForkSwap
-	HookForkHuge                      // ForkHuge
-	HookWP                            // WP, WPCopy, WPDone
-	HookSwapIn                        // SwapIn
-	HookHugeWP                        // HugeWP
-	HookAnonNew                       // AnonNew
-	HookReclaim                       // SwapAdd, Unmap, Pageout
-	HookKSM                           // KSM
-	HookMigrate                       // Migrate
-	HookMprotect                      // Mprotect
-	HookPin                           // PinBegin, PinEnd
-	HookPageFree                      // PageFree
-	AllHooks      HookSet = 1<<iota - 1
+	HookMM         HookSet = 1 << iota // MMInit, MMExit
+	HookGUPVMA                         // GUPVMA
+	HookFollow                         // Follow
+	HookTaken                          // Taken
+	HookFast                           // FastMask, FastBegin, FastEnd
+	HookFastTake                       // FastTake
+	HookFastHuge                       // FastHuge
+	HookPut                            // Take, Put
+	HookForkLock                       // ForkLock, ForkUnlock
+	HookForkRange                      // ForkBegin, ForkEnd
+	HookForkVMA                        // ForkVMA
+	HookForkPTE                        // ForkPTE, ForkBreak
+	HookForkSwap                       // ForkSwap
+	HookForkHuge                       // ForkHuge
+	HookWP                             // WP, WPCopy, WPDone
+	HookSwapIn                         // SwapIn
+	HookHugeWP                         // HugeWP
+	HookAnonNew                        // AnonNew
+	HookReclaim                        // SwapAdd, Unmap, Pageout
+	HookKSM                            // KSM
+	HookMigrate                        // Migrate
+	HookMprotect                       // Mprotect
+	HookPin                            // PinBegin, PinEnd
+	HookPageFree                       // PageFree
+	HookFollowHuge                     // FollowHuge
+	AllHooks       HookSet = 1<<iota - 1
 )
 
 // Guarantee is a promise that a policy makes; verdicts on what a policy does not
@@ -92,8 +93,11 @@ type Policy interface {
 	// references are taken (FollGet), before the page's reference is taken. The
 	// ptl is held. It may set g.Foll bits for the fault that GUPFault asks for.
 	Follow(g *GUP, pte x86.PTE, p *page.Page) FollowNext
+	// FollowHuge is Follow for a small page of a huge one, in follow_hugetlb_page: pte maps
+	// head, and page_table_lock is held. It is called for each small page.
+	FollowHuge(g *GUP, pte x86.PTE, head *page.Page) FollowNext
 	// Taken is called when follow_page has returned p with a reference, no lock but
-	// mmap_sem held.
+	// mmap_sem held; not for huge pages.
 	Taken(g *GUP, p *page.Page)
 
 	// FastMask returns the flags that gup-fast requires of a pte, at all levels.
@@ -128,7 +132,7 @@ type Policy interface {
 	// it, with both mmap_sems held for writing.
 	ForkBegin(f *Fork)
 	ForkEnd(f *Fork)
-	// ForkVMA is called when a VMA's ptes have been copied (f.SrcVMA, f.DstVMA);
+	// ForkVMA is called when a VMA's ptes, not those of huge pages, have been copied (f.SrcVMA, f.DstVMA);
 	// an error ends the fork.
 	ForkVMA(f *Fork) error
 	// ForkPTE copies one present pte: it is copy_one_pte. Both ptls are held,
@@ -141,7 +145,9 @@ type Policy interface {
 	// ForkSwap is called for a swap entry after swap_duplicate; it may change the
 	// entry in the parent and f.PTE, which the child gets.
 	ForkSwap(f *Fork)
-	// ForkHuge copies one huge pte: copy_hugetlb_page_range's inner part.
+	// ForkHuge copies one huge pte, that is not empty: copy_hugetlb_page_range's inner
+	// part. f.PTE is the source entry as read. Both page_table_locks are held (f.Lock), and
+	// neither is on return. It answers ForkGo or ForkNoMem. Unset: Fork.CopyOneHuge.
 	ForkHuge(f *Fork) ForkNext
 
 	// WP decides a write fault on a write-protected anonymous page, ptl held: reuse
@@ -160,7 +166,10 @@ type Policy interface {
 	// (f.Write) it decides whether f.Page may be mapped writable at once; for a read
 	// its answer does not matter. Unset: reuse_swap_page for writes.
 	SwapIn(f *Fault) bool
-	// HugeWP is WP for a hugetlb page. Unset: reuse if page_count is 1.
+	// HugeWP is WP for a hugetlb page, page_table_lock held; it keeps the lock. WPReuse,
+	// WPCopyPage, or another answer to have the fault taken again. WPCopy and WPDone are
+	// called for huge pages too: f.Size says how large the page is. Unset: reuse if
+	// page_count is 1.
 	HugeWP(f *Fault) WPNext
 	// AnonNew is called when a new anonymous page gets its first mapping.
 	AnonNew(t *sched.Task, p *page.Page, v *VMA)
@@ -189,7 +198,7 @@ type Policy interface {
 	PinEnd(t *sched.Task, u *PinUser)
 
 	// PageFree is called when the last reference of a page goes, before it returns
-	// to the allocator. It may run in interrupt context.
+	// to the allocator, or a huge page to its pool. It may run in interrupt context.
 	PageFree(t *sched.Task, p *page.Page)
 }
 

@@ -33,6 +33,9 @@ func (Stock) GUPVMA(*GUP) GUPNext { return GUPGo }
 // Follow implements Policy.
 func (Stock) Follow(*GUP, x86.PTE, *page.Page) FollowNext { return FollowTake }
 
+// FollowHuge implements Policy.
+func (Stock) FollowHuge(*GUP, x86.PTE, *page.Page) FollowNext { return FollowTake }
+
 // Taken implements Policy.
 func (Stock) Taken(*GUP, *page.Page) {}
 
@@ -100,7 +103,11 @@ func (Stock) ForkBreak(f *Fork) ForkNext {
 func (Stock) ForkSwap(*Fork) {}
 
 // ForkHuge implements Policy.
-func (Stock) ForkHuge(*Fork) ForkNext { return ForkGo }
+func (Stock) ForkHuge(f *Fork) ForkNext {
+	f.CopyOneHuge()
+	f.Unlock()
+	return ForkGo
+}
 
 // WP implements Policy.
 func (Stock) WP(f *Fault) WPNext { return f.LockAndReuse() }

@@ -34,6 +34,7 @@ func NewSystem(m *sched.Machine, pm *page.Map, o Options) (*System, error) {
 	s.anon.init(s)
 	s.spaces.init(s)
 	s.swap.init(s)
+	s.huge.init(s)
 	s.scan.init(s)
 	return s, nil
 }
@@ -56,6 +57,7 @@ type taskState struct {
 	gup    GUP              // owner
 	fast   Fast             // owner
 	scan   scanControl      // owner
+	huge   []x86.PFN        // pages that unmapHugepages collects; owner
 
 	// memalloc is set while the task frees memory (PF_MEMALLOC): it must not begin to
 	// do so again, and may have the last page. Owner.

@@ -81,6 +81,8 @@ type VMA struct {
 	// mapPrev and mapNext link the VMAs that map one AddressSpace (i_mmap).
 	// Protected by AddressSpace.IMmapLock.
 	mapPrev, mapNext *VMA
+	// resv is what is promised to a VMA of huge pages (vm_private_data).
+	resv vmaResv
 	// Policy is for the policy. Protected by MM.MmapSem.
 	Policy uint64
 }
@@ -191,6 +193,7 @@ type System struct {
 	spaces  addressSpaces
 	tlb     tlbState
 	swap    swapState
+	huge    hugetlbState
 	scan    scanState
 	mms     mmList
 	commit  commitment

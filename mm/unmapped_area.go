@@ -46,11 +46,20 @@ func (m *MM) PickMmapLayout() {
 // getUnmappedArea returns the address for a mapping: the fixed one, the hint, or
 // what the search finds (get_unmapped_area). The error is ENOMEM, or EINVAL for a
 // fixed address that is not a multiple of the page size.
-func (m *MM) getUnmappedArea(t *sched.Task, addr, size uint64, flags MapFlags) (uint64, error) {
+func (m *MM) getUnmappedArea(t *sched.Task, addr, size uint64, req *MmapRequest) (uint64, error) {
+	flags := req.Flags
 	if size > x86.TaskSize {
 		return 0, unix.ENOMEM
 	}
-	if flags&MapFixed == 0 {
+	if as := req.Mapping; as != nil && as.huge != nil {
+		mask := as.huge.h.mask()
+		if size&^mask != 0 || flags&MapFixed != 0 && addr&^mask != 0 {
+			return 0, unix.EINVAL
+		}
+		if flags&MapFixed == 0 {
+			addr = m.hugeArea(t, addr, size, mask)
+		}
+	} else if flags&MapFixed == 0 {
 		if flags&Map32Bit != 0 {
 			addr = m.areaBottomUp(t, addr, size, 0x40000000, 0x80000000)
 		} else {
@@ -124,6 +133,49 @@ func (m *MM) areaBottomUp(t *sched.Task, hint, size, begin, end uint64) uint64 {
 			return addr
 		}
 		addr = v.End
+	}
+	return noArea
+}
+
+// hugeArea is areaTopDown for huge pages, whose size mask tells: where it looks is aligned
+// to it (Linux 2.6.29 arch/x86/mm/hugetlbpage.c:hugetlb_get_unmapped_area).
+func (m *MM) hugeArea(t *sched.Task, hint, size, mask uint64) uint64 {
+	if hint = (hint + ^mask) & mask; hint != 0 && m.hintFits(t, hint, size, x86.TaskSize) {
+		return hint
+	}
+	a := &m.area
+	if a.cache == 0 || a.cache > m.MmapBase {
+		a.cache = m.MmapBase
+	}
+	hole := a.hole
+	if size <= hole {
+		hole, a.cache = 0, m.MmapBase
+	}
+	for range 2 {
+		for at := a.cache; at >= size; {
+			addr := (at - size) & mask
+			v := m.findVMA(t, addr)
+			if v == nil {
+				return addr
+			}
+			if addr+size <= v.Start {
+				a.hole, a.cache = hole, addr
+				return addr
+			}
+			if a.cache == v.End { // down to the first hole
+				a.cache, a.hole = v.Start, hole
+			}
+			at = v.Start
+		}
+		a.cache, hole = m.MmapBase, 0
+	}
+	a.cache, a.hole = m.MmapBase, ^uint64(0)
+	for addr := (taskUnmappedBase + ^mask) & mask; addr <= x86.TaskSize-size; {
+		v := m.findVMA(t, addr)
+		if v == nil || addr+size <= v.Start {
+			return addr
+		}
+		addr = (v.End + ^mask) & mask
 	}
 	return noArea
 }

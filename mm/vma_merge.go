@@ -226,7 +226,7 @@ func (m *MM) vmaAdjustOnce(t *sched.Task, v *VMA, start, end, pgoff uint64, inse
 // Preconditions:
 //   - mmap_sem is held for writing
 func (m *MM) splitVMA(t *sched.Task, v *VMA, addr uint64, newBelow bool) error {
-	if v.Flags&VMHugetlb != 0 && addr&(x86.PMDSize-1) != 0 {
+	if addr&(v.KernelPageSize()-1) != 0 {
 		return unix.EINVAL
 	}
 	if m.MapCount >= maxMapCount {

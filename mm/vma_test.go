@@ -375,12 +375,6 @@ func TestSplitLimits(t *testing.T) {
 		assert.Equal(t, unix.ENOMEM, kern(func(t *sched.Task) error { return SysMprotect(t, u.mm, at(2), pg, ProtRead) }))
 		assert.Equal(t, "0-2:rw 2-6:rw", k.layout())
 		u.mm.MapCount = count + 1
-
-		u.mm.lookupVMA(at(0)).Flags |= VMHugetlb
-		u.mm.MmapSem.DownWrite(u.t)
-		assert.Equal(t, unix.EINVAL, u.mm.splitVMA(u.t, u.mm.lookupVMA(at(0)), at(1), false))
-		u.mm.MmapSem.UpWrite(u.t)
-		u.mm.lookupVMA(at(0)).Flags &^= VMHugetlb
 		k.as.Put(u.t)
 	})
 	r.end()

@@ -38,7 +38,15 @@ func (m *MM) unmapVmas(t *sched.Task, g *mmuGather, vmas []*VMA, start, end uint
 			continue
 		}
 		if v.Flags&VMHugetlb != 0 {
-			t.Oops("unmap_vmas: hugetlb VMA %#x-%#x: there is no hugetlb yet", v.Start, v.End)
+			s.unmapHugepageRange(t, v, at, stop)
+			if work -= int64(stop-at) >> v.hstate().order; work > 0 {
+				continue
+			}
+			g.finish(t)
+			t.CondResched()
+			s.tlbGather(t, m, full)
+			work = block
+			continue
 		}
 		for at != stop {
 			at = m.unmapPageRange(t, g, v, at, stop, &work)

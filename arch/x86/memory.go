@@ -136,7 +136,7 @@ func (m *Memory) Touch(pfn PFN, n int) bool {
 // touchOne is Touch for a single frame that the hardware is about to write
 // although the allocator never handed it out. It cannot fail: the write happens.
 func (m *Memory) touchOne(pfn PFN) {
-	if atomic.LoadUint64(&m.b.touched[pfn>>6])>>(pfn&63)&1 == 0 {
+	if !m.touched(pfn) {
 		m.touchNew(pfn)
 	}
 }
@@ -219,6 +219,62 @@ func (m *Memory) CopyPage(c *CPU, dst, src PFN) {
 		c.Point(OpCopyWrite, FrameObj(dst, off))
 		move(unsafe.Add(d, off), unsafe.Pointer(&buf), SectorSize)
 	}
+}
+
+// ClearHuge clears n frames of a huge page on behalf of the kernel, with a point
+// for each frame and not for each sector: 2 MiB would be 4096 of them. Frames that
+// were never written are known to be zero and cost the host nothing. The caller must
+// not be preempted meanwhile.
+func (m *Memory) ClearHuge(c *CPU, pfn PFN, n int) {
+	if uint64(pfn)+uint64(n) > m.nframes {
+		panic(Nonsense{What: "clearing a huge page", Frame: uint64(pfn)})
+	}
+	for f := pfn; f < pfn+PFN(n); f++ {
+		c.Trace.Inc(trace.EmuPageClears)
+		c.Point(OpCopyWrite, FrameObj(f, 0))
+		c.Charge(c.Cost.ClearPage)
+		if m.touched(f) {
+			zero(m.Frame(f), PageSize)
+		}
+	}
+}
+
+// CopyHuge copies n frames of a huge page on behalf of the kernel. In the deterministic
+// regimes each frame is read after one point and written after another, so the copy
+// of a page under DMA can be torn between frames, and not within them.
+func (m *Memory) CopyHuge(c *CPU, dst, src PFN, n int) {
+	if uint64(max(dst, src))+uint64(n) > m.nframes {
+		panic(Nonsense{What: "copying a huge page", Frame: uint64(max(dst, src))})
+	}
+	var buf [PageSize]byte
+	for i := range PFN(n) {
+		c.Trace.Inc(trace.EmuPageCopies)
+		d, s := m.Frame(dst+i), m.Frame(src+i)
+		if c.Det {
+			c.Point(OpCopyRead, FrameObj(src+i, 0))
+		}
+		if !m.touched(src+i) && !m.touched(dst+i) { // zeroes onto zeroes
+			c.Point(OpCopyWrite, FrameObj(dst+i, 0))
+			c.Charge(c.Cost.CopyPage)
+			continue
+		}
+		m.touchOne(dst + i)
+		if !c.Det {
+			c.Point(OpCopyWrite, FrameObj(dst+i, 0))
+			c.Charge(c.Cost.CopyPage)
+			move(d, s, PageSize)
+			continue
+		}
+		move(unsafe.Pointer(&buf), s, PageSize)
+		c.Point(OpCopyWrite, FrameObj(dst+i, 0))
+		c.Charge(c.Cost.CopyPage)
+		move(d, unsafe.Pointer(&buf), PageSize)
+	}
+}
+
+// touched reports whether a frame may have been written since the machine was made.
+func (m *Memory) touched(pfn PFN) bool {
+	return atomic.LoadUint64(&m.b.touched[pfn>>6])>>(pfn&63)&1 != 0
 }
 
 // ReadFrame copies from a frame, starting at byte off of it, into a kernel

@@ -12,7 +12,7 @@ import (
 // a larger cache keeps them longer. No conclusions are drawn from hit rates.
 const (
 	tlbSmall = 1024 // entries for 4 KiB pages
-	tlbLarge = 64   // entries for 2 MiB pages
+	tlbLarge = 64   // entries for 2 MiB pages, and for 2 MiB of a 1 GiB page
 
 	// noTag equals no masked address: a masked address has bits 3 to 11 clear.
 	noTag = ^uint64(0)
@@ -42,6 +42,9 @@ type TLB struct {
 	// Which entries may hold something: a flush costs what was filled.
 	smallUsed [tlbSmall / 64]uint64
 	largeUsed uint64
+	// largePart has a bit for each entry that is a part of a 1 GiB page: the processor
+	// has no entries of that size, as none had in 2009, and flushes all parts at once.
+	largePart uint64
 	gen       uint32 // number of flushes so far
 	ready     bool   // tags have been initialised
 }
@@ -78,6 +81,11 @@ func (c *CPU) fill(va uint64, leaf PTE, size uint64) {
 	t := &c.TLB
 	i := va >> PMDShift & (tlbLarge - 1)
 	t.largeUsed |= 1 << i
+	t.largePart &^= 1 << i
+	if size == PUDSize {
+		t.largePart |= 1 << i
+		leaf += PTE(va & (PUDSize - 1) & PMDMask)
+	}
 	t.large[i].set(va&PMDMask, leaf, t.gen)
 	c.Mem.touchSpan(leaf.PFN(), 0, PMDSize)
 }
@@ -110,6 +118,12 @@ func (t *TLB) drop(va uint64) (n uint64) {
 		e.rtag, e.wtag = noTag, noTag
 		n++
 	}
+	for m := t.largePart; m != 0; m &= m - 1 {
+		if e := &t.large[bits.TrailingZeros64(m)]; e.rtag != noTag && e.rtag&PUDMask == va&PUDMask {
+			e.rtag, e.wtag = noTag, noTag
+			n++
+		}
+	}
 	return n
 }
 
@@ -135,7 +149,7 @@ func (t *TLB) flush() (n uint64) {
 		}
 		e.rtag, e.wtag = noTag, noTag
 	}
-	t.largeUsed = 0
+	t.largeUsed, t.largePart = 0, 0
 	return n
 }
 
@@ -169,7 +183,7 @@ func (c *CPU) LoadCR3(pgd PFN, space uint32) {
 // TLBEntryInfo is a translation as invariants and tests see it.
 type TLBEntryInfo struct {
 	VA       uint64 // first address
-	Size     uint64 // 4 KiB or 2 MiB
+	Size     uint64 // 4 KiB or 2 MiB, which may be a part of 1 GiB
 	PFN      PFN    // first frame
 	Flags    PTE    // the leaf's low bits, RW and User combined over the levels
 	Writable bool   // a store goes through without a walk

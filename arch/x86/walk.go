@@ -102,7 +102,7 @@ func (f FaultCode) String() string {
 // Walk is the hardware page walk: what the processor does when the TLB has no
 // entry that permits the access. It reads one entry of each level, sets A in
 // those it uses and D in the leaf of a write, puts the translation in the TLB
-// and returns the leaf and how many bytes it maps (4 KiB or 2 MiB). If the
+// and returns the leaf and how many bytes it maps (4 KiB, 2 MiB or 1 GiB). If the
 // access is not permitted, it returns the code of the page fault and drops
 // what the TLB knew of the address.
 //
@@ -115,8 +115,8 @@ func (f FaultCode) String() string {
 //     on that (a table may be freed once every CPU has taken the flush
 //     interrupt) holds here because interrupts are delivered after the walk
 //     only. The caller must therefore look its translation up again.
-//   - An entry that names a frame which does not exist, a misaligned 2 MiB leaf
-//     and a 1 GiB leaf are Nonsense panics.
+//   - An entry that names a frame which does not exist and a misaligned large
+//     leaf are Nonsense panics.
 func (c *CPU) Walk(va uint64, write, user bool) (entry PTE, size uint64, ec FaultCode) {
 	c.Trace.Inc(trace.EmuTLBMiss)
 	c.now += c.Cost.TLBMiss
@@ -273,16 +273,17 @@ func (c *CPU) setBits(p *uint64, obj ObjID, e, bits PTE) bool {
 	return true
 }
 
-// checkHuge panics unless e is a sane 2 MiB leaf.
+// checkHuge panics unless e is a sane 2 MiB or 1 GiB leaf.
 func (c *CPU) checkHuge(e PTE, level int, obj ObjID) {
 	pfn := e.PFN()
+	last := PFN(LevelSize(level)>>PageShift) - 1
 	switch {
-	case level != LevelPMD:
-		panic(Nonsense{What: "page walk, large leaf above the PMD", Frame: uint64(pfn), Obj: obj})
-	case pfn&(EntriesPerTable-1) != 0:
-		panic(Nonsense{What: "page walk, misaligned 2 MiB leaf", Frame: uint64(pfn), Obj: obj})
-	case pfn == NoPFN || !c.Mem.Valid(pfn+EntriesPerTable-1):
-		panic(Nonsense{What: "page walk, 2 MiB page", Frame: uint64(e&ptePFNMask) >> PageShift, Obj: obj})
+	case level > LevelPUD:
+		panic(Nonsense{What: "page walk, large leaf above the PUD", Frame: uint64(pfn), Obj: obj})
+	case pfn&last != 0:
+		panic(Nonsense{What: "page walk, misaligned large leaf", Frame: uint64(pfn), Obj: obj})
+	case pfn == NoPFN || !c.Mem.Valid(pfn+last):
+		panic(Nonsense{What: "page walk, large page", Frame: uint64(e&ptePFNMask) >> PageShift, Obj: obj})
 	}
 }
 

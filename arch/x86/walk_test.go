@@ -1,6 +1,7 @@
 package x86
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -193,6 +194,66 @@ func TestHugePage(t *testing.T) {
 		c.FlushTLBOne(va + 3*PageSize)
 		_, ok = c.Lookup(va, false)
 		assert.False(t, ok)
+	})
+}
+
+// A 1 GiB page is in the TLB in parts of 2 MiB; invlpg of any address drops them all.
+func TestGiganticPage(t *testing.T) {
+	if err := NewHost().Check(2 << 30); err != nil {
+		t.Skip(err) // race-detector builds keep memory in the Go heap
+	}
+	both(t, func(t *testing.T, det bool) {
+		r := newRig(t, 1, 2<<30, det, false)
+		c := r.cpus[0]
+		const va, other = uint64(5 * PUDSize), uint64(9*PUDSize + 4*PMDSize)
+		ref := r.entry(va, LevelPUD)
+		ref.Poke(MkPTE(1<<18, userRW).MkHuge())
+		r.entry(other, LevelPMD).Poke(MkPTE(512, userRW).MkHuge())
+		for i := range uint64(3) {
+			r.store(c, va+i*PMDSize*100+8, 8, 70+i)
+			assert.EqualValues(t, 70+i, r.peek(PFN(1<<18+i*512*100), 8))
+		}
+		r.store(c, other, 8, 1)
+		assert.True(t, ref.Peek().Dirty() && ref.Peek().Young())
+		info, ok := c.Lookup(va+PMDSize*100, true)
+		assert.True(t, ok)
+		assert.Equal(t, TLBEntryInfo{VA: va + PMDSize*100, Size: PMDSize, PFN: 1<<18 + 512*100, Writable: true,
+			Flags: userRW | PtePSE | PteAccessed | PteDirty}, info)
+		leaf, size := r.mem.PeekWalk(c.CR3, va+PUDSize-1)
+		assert.EqualValues(t, PUDSize, size)
+		assert.EqualValues(t, 1<<18, leaf.PFN())
+		c.FlushTLBOne(va + 3*PMDSize)
+		for i := range uint64(3) {
+			_, ok = c.Lookup(va+i*PMDSize*100, false)
+			assert.False(t, ok, "part %d", i)
+		}
+		_, ok = c.Lookup(other, true)
+		assert.True(t, ok)
+		r.entry(va, LevelPUD).Poke(MkPTE(512, userRW).MkHuge())
+		nonsense(t, func() { c.Load(va, 8) })
+	})
+}
+
+// A frame that nobody wrote is not written by clearing it, and copies as zeroes.
+func TestHugeClearAndCopy(t *testing.T) {
+	both(t, func(t *testing.T, det bool) {
+		r := newRig(t, 1, 8<<20, det, false)
+		c := r.cpus[0]
+		old := bytes.Repeat([]byte{9}, PageSize)
+		r.mem.WriteFrame(c, 1024, 0, old)
+		r.mem.WriteFrame(c, 1536, 0, old)
+		r.mem.WriteFrame(c, 1537, 0, old)
+		before := c.Now()
+		r.mem.CopyHuge(c, 1536, 1024, 2)
+		assert.Equal(t, old, r.mem.Bytes(1536))
+		assert.Equal(t, make([]byte, PageSize), r.mem.Bytes(1537), "the source was never written")
+		r.mem.ClearHuge(c, 1024, 512)
+		assert.Equal(t, make([]byte, PageSize), r.mem.Bytes(1024))
+		assert.False(t, r.mem.touched(1025))
+		assert.GreaterOrEqual(t, c.Now()-before, 512*c.Cost.ClearPage+2*c.Cost.CopyPage)
+		assert.EqualValues(t, 512, c.Trace.Value(trace.EmuPageClears))
+		assert.EqualValues(t, 2, c.Trace.Value(trace.EmuPageCopies))
+		nonsense(t, func() { r.mem.ClearHuge(c, 2047, 2) })
 	})
 }
 

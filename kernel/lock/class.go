@@ -46,6 +46,7 @@ const (
 	HugetlbInstantiation
 	Hugetlb
 	Files
+	HugetlbInode
 	NumClasses
 )
 
@@ -53,7 +54,7 @@ var classNames = [NumClasses]string{
 	"none", "syscall", "i_mutex", "i_alloc_sem", "pinned_sem", "mmap_sem", "aio_ring", "page_lock", "i_mmap_lock",
 	"anon_vma", "page_table_lock", "ptl", "swap_lock", "tree_lock", "lru_lock", "zone_lock", "mmlist_lock", "mmu_notifier",
 	"flush_slot", "futex", "pipe", "aio_ctx", "dio", "policy", "policy_leaf", "queue", "wait_queue",
-	"tasklist", "sighand", "hugetlb_instantiation", "hugetlb", "files",
+	"tasklist", "sighand", "hugetlb_instantiation", "hugetlb", "files", "hugetlbfs_i_mutex",
 }
 
 // String returns the class's name.

@@ -237,7 +237,7 @@ func (m *Map) addFree(z *zone, pfn uint32, order int) {
 // The caller holds z.lock.
 func (m *Map) carve(c *x86.CPU, z *zone, order int) bool {
 	limit := max(order, m.carveOrder)
-	for z.brk < z.end {
+	for z.skipHole(); z.brk < z.end; z.skipHole() {
 		k := limit
 		for z.brk&(1<<k-1) != 0 || z.end-z.brk < 1<<k {
 			k--
@@ -250,7 +250,7 @@ func (m *Map) carve(c *x86.CPU, z *zone, order int) bool {
 		if !ok {
 			if order == 0 {
 				// The host has no memory left: the machine stays as large as it is.
-				lost := z.end - z.brk
+				lost := z.wild()
 				z.end = z.brk
 				z.take(c, uint64(lost))
 				m.lost.RawAdd(uint64(lost))

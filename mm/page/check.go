@@ -173,7 +173,7 @@ func (c *checker) freeLists() {
 	m := c.m
 	for i := range m.zones {
 		z := &m.zones[i]
-		sum := uint64(z.end - z.brk)
+		sum := uint64(z.wild())
 		for o := range MaxOrder {
 			n, prev := uint64(0), uint32(0)
 			for pfn := z.area[o].first; pfn != 0; prev, pfn = pfn, m.page(pfn).next {
@@ -303,7 +303,7 @@ func (c *checker) ledger() {
 func (c *checker) accounting() {
 	m := c.m
 	tr := m.mach.Trace()
-	total := m.frames - 1 - m.lost.Peek()
+	total := m.frames - 1 - m.lost.Peek() - m.gigantic
 	free := m.FreePages()
 	live := tr.Sum(trace.PGAllocNormal) - tr.Sum(trace.PGFree)
 	if total != free+c.nPCP+live {
@@ -340,6 +340,10 @@ func (m *Map) eachAllocated(fn func(pfn uint32, p *Page)) {
 	for i := range m.zones {
 		z := &m.zones[i]
 		for pfn := z.start; pfn < z.brk; {
+			if z.holeEnd != 0 && pfn == z.holeStart {
+				pfn = z.holeEnd
+				continue
+			}
 			p := m.page(pfn)
 			switch {
 			case pcp[pfn]:
@@ -369,13 +373,12 @@ func (l Leak) String() string {
 		l.PFN, l.Order, l.Count, l.MapCount, FlagNames(l.Flags), l.Holders)
 }
 
-// Leaks lists what is allocated, reserved pages apart: at shutdown, once the
-// pagevecs are drained and pools have given back their pages, there should be
-// nothing. The machine must be at rest.
+// Leaks lists what is allocated, reserved pages and free huge pages of a pool apart: at
+// shutdown, once the pagevecs are drained, there should be nothing. The machine must be at rest.
 func (m *Map) Leaks() []Leak {
 	var out []Leak
 	m.eachAllocated(func(pfn uint32, p *Page) {
-		if p.Has(Reserved) {
+		if p.Has(Reserved) || p.Pooled() {
 			return
 		}
 		out = append(out, Leak{

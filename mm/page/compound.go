@@ -39,6 +39,22 @@ func (m *Map) SetRefs(t *sched.Task, p *Page, n int) {
 	}
 }
 
+// Recycle wipes what the last user of a huge page left on its head, as cleanFreed does
+// for a page that goes back to the allocator: the mapping, and the flags and the word of
+// policies. The pool calls it when the last reference has gone.
+func (m *Map) Recycle(t *sched.Task, head *Page) {
+	if head.Mapping != 0 || head.Count.Peek() != 0 || head.MapCount.Peek() != 0 {
+		m.badPage(t, head, "huge page in use is freed")
+	}
+	for f := Policy0; f <= Policy3; f++ {
+		head.PokeClear(f)
+	}
+	if head.Policy.Peek() != 0 {
+		head.Policy.Poke(0)
+	}
+	head.Private = 0
+}
+
 // prepCompound links the pages of a block to its first (prep_compound_page).
 // Nobody else may see the block.
 func (m *Map) prepCompound(p *Page, order int) {

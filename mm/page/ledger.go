@@ -96,6 +96,14 @@ func (l *Ledger) alloc(t *sched.Task, pfn x86.PFN, order int, site string) {
 	l.lock.Unlock()
 }
 
+// boot records a compound page that a pool got at boot, without holders. Its tails never
+// have any.
+func (l *Ledger) boot(pfn x86.PFN, site string) {
+	l.lock.Lock()
+	*l.of(pfn) = holders{site: site, live: true}
+	l.lock.Unlock()
+}
+
 func (l *Ledger) take(t *sched.Task, pfn x86.PFN, kind RefKind, n int) {
 	l.lock.Lock()
 	h := l.of(pfn)

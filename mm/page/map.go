@@ -29,7 +29,9 @@ type Map struct {
 	led  *Ledger    // nil unless references are recorded; immutable
 	inj  *injector  // nil unless failures are injected; set while nothing runs
 	lost x86.Word64 // frames of the wilderness that the host refused
-	dtor [maxDtors]func(*sched.Task, *Page)
+	// gigantic counts frames in pages too large for the free lists. Boot time only.
+	gigantic uint64
+	dtor     [maxDtors]func(*sched.Task, *Page)
 
 	// OnFree is called when a page's last reference has gone and before the
 	// frame goes back to the allocator; for a compound page with its head, and

@@ -92,3 +92,7 @@ func (p *Page) Order() int {
 	}
 	return int(p.order)
 }
+
+// Pooled reports whether the page is a huge page that waits in its pool: a compound
+// page with a destructor of its own, and without references. No point.
+func (p *Page) Pooled() bool { return p.Has(Head) && Dtor(p.dtor) != DtorFree && p.Count.Peek() == 0 }

@@ -29,9 +29,12 @@ type zone struct {
 	// start and end bound the frames. end shrinks if the host refuses memory;
 	// protected by lock. start is immutable.
 	start, end uint32
-	brk        uint32     // first frame of the wilderness, never used so far; protected by lock
-	free       x86.Word64 // pages in the free lists and the wilderness; changed under lock, read without
-	wmark      [numWmarks]uint64
+	brk        uint32 // first frame of the wilderness, never used so far; protected by lock
+	// holeStart and holeEnd bound the pages that are too large for the free lists; see
+	// AllocBoot. Boot time only.
+	holeStart, holeEnd uint32
+	free               x86.Word64 // pages in the free lists and the wilderness; changed under lock, read without
+	wmark              [numWmarks]uint64
 
 	// lruLock orders the LRU lists. Irq-safe.
 	lruLock lock.SpinLock

@@ -31,7 +31,9 @@ const pageGUP = page.Policy0
 func (PGGUP) Name() string { return "pg_gup" }
 
 // Hooks implements mm.Policy.
-func (PGGUP) Hooks() mm.HookSet { return mm.HookFollow | mm.HookFastTake | mm.HookForkPTE }
+func (PGGUP) Hooks() mm.HookSet {
+	return mm.HookFollow | mm.HookFastTake | mm.HookForkPTE | mm.HookGUPVMA | mm.HookFollowHuge | mm.HookFastHuge | mm.HookForkHuge
+}
 
 // Claims implements mm.Policy.
 func (PGGUP) Claims() mm.Guarantee {
@@ -47,9 +49,10 @@ func (PGGUP) About() mm.About {
 			"fork: for a writable pte of an anonymous page, write-protect it, barrier, then test PG_gup and page_count against mapcount; if pinned, flush, copy for the child now, and make the parent's pte writable again",
 			"get_user_pages: an anonymous page whose pte is not writable is faulted for writing, also for a read; PG_gup is set under the ptl",
 			"gup-fast: get_page, set PG_gup, barrier, read the pte again; a read of an anonymous page can never pass the comparison and always goes the slow way",
+			"huge pages: get_user_pages always as for a write; gup-fast requires RW and does the same for each small page; fork copies whatever has PG_gup, references or not",
 		},
 		Claims: "both directions of the race, for all users of get_user_pages, huge pages included",
-		Open:   "gup-fast is shut out of read-only anonymous ranges; a copy that runs out of memory leaks its references; a read pin of read-only anonymous memory never returns (docs/findings.md)",
+		Open:   "gup-fast is shut out of read-only anonymous ranges; a copy that runs out of memory leaks its references; a read pin of read-only anonymous memory never returns; fork of a huge page over a cached one leaves that page locked (docs/findings.md)",
 	}
 }
 

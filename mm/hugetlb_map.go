@@ -1,0 +1,189 @@
+package mm
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
+	"github.com/cowlab/cowlab/mm/page"
+)
+
+// copyHugetlbPageRange copies the ptes of f.SrcVMA, which is of huge pages, for fork. Linux
+// 2.6.29 mm/hugetlb.c:copy_hugetlb_page_range. The parent's TLBs are flushed at the end of
+// fork, as for small pages.
+//
+// Preconditions:
+//   - both mmap_sems are held for writing
+func (s *System) copyHugetlbPageRange(f *Fork) error {
+	t, v := f.T, f.SrcVMA
+	h := v.hstate()
+	f.SrcPTL, f.DstPTL = &f.Src.PageTableLock, &f.Dst.PageTableLock
+	for addr := v.Start; addr < v.End; addr += h.size {
+		src, ok := f.Src.hugePTEOffset(t.C, addr, h)
+		if !ok {
+			continue
+		}
+		dst, err := f.Dst.hugePTEAlloc(t, addr, h)
+		if err != nil {
+			return err
+		}
+		f.Addr, f.SrcPTE, f.DstPTE = addr, src, dst
+		f.Lock()
+		f.PTE = src.Load(t.C)
+		next := ForkGo
+		switch {
+		case f.PTE.None():
+			f.Unlock()
+		case v.Flags.IsCOW() && v.Flags&VMDontCOW != 0:
+			next = f.hugeDontCOW()
+		case s.hooks&HookForkHuge != 0:
+			next = s.policy.ForkHuge(f)
+		default:
+			f.CopyOneHuge()
+			f.Unlock()
+		}
+		if next == ForkNoMem {
+			return unix.ENOMEM
+		}
+	}
+	return nil
+}
+
+// CopyOneHuge copies one huge pte as 2.6.29 does: write-protected in the parent of a COW
+// mapping, and the same in the child. Nobody asks whether the page is pinned.
+//
+// Preconditions:
+//   - both page_table_locks are held; f.PTE is the entry at f.SrcPTE, and not empty
+func (f *Fork) CopyOneHuge() {
+	if f.SrcVMA.Flags.IsCOW() {
+		if f.PTE.Write() {
+			f.T.C.Trace.Inc(trace.EmuForkWrprotect)
+		}
+		f.SrcPTE.SetWrprotect(f.T.C)
+	}
+	e, s, c := f.SrcPTE.Load(f.T.C), f.Src.Sys, f.T.C
+	s.Pages.GetAs(f.T, s.Pages.Page(e.PFN()), page.RefMap)
+	f.DstPTE.Set(c, e)
+	c.Trace.Inc(trace.EmuForkPages)
+	if c.Trace.On() {
+		f.event(f.Addr, e, f.SrcVMA.Flags.IsCOW())
+	}
+}
+
+// HugeCOWChild breaks COW for the child, in the middle of fork: its entry at f.Addr is e,
+// and not writable. cached is as in HugetlbCOW. The child's page_table_lock is taken and
+// dropped. ForkNoMem if the pool has no page that nobody was promised.
+//
+// Preconditions:
+//   - no spinlock is held
+func (f *Fork) HugeCOWChild(e x86.PTE, cached *page.Page) ForkNext {
+	t, s := f.T, f.Src.Sys
+	ts := stateOf(t)
+	x := ts.fault()
+	*x = Fault{T: t, MM: f.Dst, VMA: f.DstVMA, Addr: f.Addr, Write: true, PTE: f.DstPTE, Orig: e, PTL: f.DstPTL}
+	x.Lock()
+	ret := s.HugetlbCOW(x, cached)
+	x.Unlock()
+	ts.endFault()
+	if ret&VMFaultError != 0 {
+		return ForkNoMem
+	}
+	t.C.Trace.Inc(trace.EmuForkCopies)
+	return ForkGo
+}
+
+// hugeDontCOW is copyDontCOWPTE for a huge page: the child gets a copy at once, and the
+// parent's entry is writable again afterwards. Both locks are held and dropped.
+func (f *Fork) hugeDontCOW() ForkNext {
+	t, s, orig := f.T, f.Src.Sys, f.PTE
+	f.CopyOneHuge()
+	e := f.DstPTE.Load(t.C)
+	f.Unlock()
+	s.FlushTLBRange(t, f.SrcVMA, f.Addr, f.Addr+f.SrcVMA.hstate().size)
+	next := f.HugeCOWChild(e, nil)
+	if orig.Write() {
+		f.SrcPTL.Lock(t)
+		f.SrcPTE.Set(t.C, f.SrcPTE.Load(t.C).MkWrite())
+		f.SrcPTL.Unlock(t)
+	}
+	return next
+}
+
+// unmapHugepageRange empties the entries of [start, end) of v, whole huge pages
+// (unmap_hugepage_range).
+func (s *System) unmapHugepageRange(t *sched.Task, v *VMA, start, end uint64) {
+	as := v.Mapping
+	as.IMmapLock.Lock(t)
+	s.unmapHugepages(t, v, start, end, nil)
+	as.IMmapLock.Unlock(t)
+}
+
+// unmapHugepages empties the entries of [start, end) of v, flushes, and then drops the
+// references: the order that gup-fast relies on. If only is set it is that page alone that
+// is unmapped, and v is marked as having lost it. Linux 2.6.29
+// mm/hugetlb.c:__unmap_hugepage_range, which strings the pages on a list of their own.
+//
+// Preconditions:
+//   - i_mmap_lock of v's file is held
+func (s *System) unmapHugepages(t *sched.Task, v *VMA, start, end uint64, only *page.Page) {
+	m, h, ts := v.MM, v.hstate(), stateOf(t)
+	if (start|end)&(h.size-1) != 0 {
+		t.Oops("__unmap_hugepage_range: %#x-%#x is not whole pages of %#x", start, end, h.size)
+	}
+	gone := ts.huge[:0]
+	m.flushBegin()
+	m.PageTableLock.Lock(t)
+	for addr := start; addr < end; addr += h.size {
+		ref, ok := m.hugePTEOffset(t.C, addr, h)
+		if !ok {
+			continue
+		}
+		if only != nil {
+			e := ref.Load(t.C)
+			if e.None() || s.Pages.Page(e.PFN()) != only {
+				continue
+			}
+			v.resv.unmapped = true
+		}
+		e := ref.Xchg(t.C, 0)
+		if e.None() {
+			continue
+		}
+		p := s.Pages.Page(e.PFN())
+		if e.Dirty() {
+			s.SetPageDirty(t, p)
+		}
+		gone = append(gone, e.PFN())
+	}
+	m.PageTableLock.Unlock(t)
+	s.FlushTLBRange(t, v, start, end)
+	m.flushEnd()
+	for i := len(gone) - 1; i >= 0; i-- { // list_add: the last one first
+		s.Pages.PutAs(t, s.Pages.Page(gone[i]), page.RefMap)
+	}
+	ts.huge = gone[:0]
+	t.C.Trace.Event(trace.EvZap, t.C.Now(), start, uint64(len(gone)), 0)
+}
+
+// hugetlbChangeProtection gives the entries of [start, end) v's protection, and then
+// flushes. Linux 2.6.29 mm/hugetlb.c:hugetlb_change_protection. A private page becomes
+// read-only whatever the permission, so the next store asks who refers to it.
+func (s *System) hugetlbChangeProtection(t *sched.Task, v *VMA, start, end uint64) (changed int) {
+	m, h, as := v.MM, v.hstate(), v.Mapping
+	as.IMmapLock.Lock(t)
+	m.PageTableLock.Lock(t)
+	for addr := start; addr < end; addr += h.size {
+		ref, ok := m.hugePTEOffset(t.C, addr, h)
+		if !ok || ref.Load(t.C).None() {
+			continue
+		}
+		old := ref.Xchg(t.C, 0)
+		ref.Set(t.C, old.Modify(v.Prot).MkHuge())
+		changed++
+	}
+	m.PageTableLock.Unlock(t)
+	as.IMmapLock.Unlock(t)
+	s.FlushTLBRange(t, v, start, end)
+	return changed
+}

@@ -1,0 +1,304 @@
+package policy_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/fs"
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
+	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/mm/page"
+	"github.com/cowlab/cowlab/mm/policy"
+	"github.com/cowlab/cowlab/tests/vmtest"
+)
+
+const huge = mm.HugePage2M
+
+func hugeOptions(p mm.Policy, pages int) kernel.Options {
+	return kernel.Options{CPUs: 2, Memory: uint64(pages+3) * huge, HugePages: pages, Regime: sched.Timed, Policy: p,
+		StepLimit: 4_000_000, Disks: []kernel.Disk{{Name: "vda", Size: 1 << 20}}}
+}
+
+// hugeForward pins a huge page for a device, forks, stores, and has the device write. It
+// reports whether the process that asked sees what the device wrote, and whether the child,
+// which lives on, sees it too.
+func hugeForward(t *testing.T, p mm.Policy, fast bool) (lost, childSees bool) {
+	t.Helper()
+	m, err := kernel.Boot(hugeOptions(p, 4))
+	require.NoError(t, err)
+	defer m.Shutdown()
+	out := m.Run(func(th *kernel.Thread) {
+		a := th.MustMmapHuge(1, huge, mm.MapPrivate)
+		sync := th.MustMmapShared(4096)
+		th.Store64(a, 1)
+		r, err := th.RegisterMemory(a+8192, 512, kernel.RegisterOptions{Write: true, Fast: fast})
+		require.NoError(t, err)
+		pid, err := th.Fork(func(c *kernel.Thread) {
+			for c.Load32(sync) == 0 {
+				c.Usleep(10)
+			}
+			childSees = c.Load8(a+8192) == 0xaa
+		})
+		require.NoError(t, err)
+		th.Store64(a, 2)
+		require.NoError(t, th.DeviceWrite(r, 0, bytes.Repeat([]byte{0xaa}, 512)))
+		lost = th.Load8(a+8192) != 0xaa
+		th.Store32(sync, 1)
+		_, _, err = th.Wait(pid)
+		require.NoError(t, err)
+		require.NoError(t, th.UnregisterMemory(r))
+	})
+	require.NoError(t, out.Err())
+	require.Empty(t, m.Check())
+	require.Empty(t, m.Leaks())
+	return lost, childSees
+}
+
+// Of the three fixes only pg_gup knows of huge pages.
+func TestHugePinAndFork(t *testing.T) {
+	for _, c := range []struct {
+		p    mm.Policy
+		lost bool
+	}{
+		{policy.Lookup("stock"), true}, {policy.Lookup("pg_dontcow"), true}, {policy.Lookup("directio_sem"), true},
+		{policy.Lookup("pg_gup"), false}, {policy.Mutants["pg_gup without the copy at fork"], true},
+	} {
+		for _, fast := range []bool{false, true} {
+			lost, child := hugeForward(t, c.p, fast)
+			assert.Equal(t, c.lost, lost, "%s, fast %v", c.p.Name(), fast)
+			assert.Equal(t, c.lost, child, "%s, fast %v: the child has the page", c.p.Name(), fast)
+		}
+	}
+}
+
+// PG_gup alone decides: a page that nobody has pinned any more is copied all the same, and
+// the mark goes with the last reference.
+func TestPGGUPMarksHugePages(t *testing.T) {
+	m, err := kernel.Boot(hugeOptions(policy.Lookup("pg_gup"), 3))
+	require.NoError(t, err)
+	defer m.Shutdown()
+	out := m.Run(func(th *kernel.Thread) {
+		copies := func() uint64 { return m.Trace().Sum(trace.EmuForkCopies) }
+		fork := func() {
+			pid, err := th.Fork(func(*kernel.Thread) {})
+			require.NoError(t, err)
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+		}
+		a := th.MustMmapHuge(1, huge, mm.MapPrivate)
+		th.Store64(a, 1)
+		fork()
+		assert.Zero(t, copies())
+		th.Store64(a, 2)
+		r, err := th.RegisterMemory(a, 3*4096, kernel.RegisterOptions{Fast: true})
+		require.NoError(t, err)
+		head := m.Pages().Head(r.Pages()[1])
+		assert.True(t, head.Has(page.Policy0))
+		assert.False(t, r.Pages()[1].Has(page.Policy0))
+		assert.EqualValues(t, 3, m.Trace().Sum(trace.EmuGUPFastPages), "a read of a writable huge page, unlike one of a small page")
+		require.NoError(t, th.UnregisterMemory(r))
+		fork()
+		assert.EqualValues(t, 1, copies())
+		require.NoError(t, th.Munmap(a, huge))
+		assert.False(t, head.Has(page.Policy0))
+
+		// A pin for reading is one for writing: no zero page, and a copy of what is shared.
+		a = th.MustMmapHuge(1, huge, mm.MapPrivate)
+		r, err = th.RegisterMemory(a, 4096, kernel.RegisterOptions{})
+		require.NoError(t, err)
+		assert.True(t, m.Pages().Head(r.Pages()[0]).Has(page.Policy0))
+		e, _ := th.MM().PeekHugePTE(a)
+		assert.True(t, e.Write())
+		require.NoError(t, th.UnregisterMemory(r))
+	})
+	require.NoError(t, out.Err())
+	require.Empty(t, m.Check())
+	require.Empty(t, m.Leaks())
+}
+
+// TestPGGUPLeavesCachedHugePageLocked pins what the patch's copy_hugetlb_page_range forgets:
+// the file's page, which it looks up while it copies a private one, stays locked and
+// referenced. Whoever touches the file's page next sleeps for ever.
+func TestPGGUPLeavesCachedHugePageLocked(t *testing.T) {
+	for name, hangs := range map[string]bool{"stock": false, "pg_gup": true} {
+		m, err := kernel.Boot(hugeOptions(policy.Lookup(name), 4))
+		require.NoError(t, err)
+		defer m.Shutdown()
+		out := m.Run(func(th *kernel.Thread) {
+			fd, err := th.Open(fs.HugetlbfsDir+"/f", fs.ORdwr|fs.OCreat)
+			require.NoError(t, err)
+			a, err := th.Mmap(0, huge, mm.ProtRead|mm.ProtWrite, mm.MapPrivate, fd, 0)
+			require.NoError(t, err)
+			s, err := th.Mmap(0, huge, mm.ProtRead|mm.ProtWrite, mm.MapShared, fd, 0)
+			require.NoError(t, err)
+			th.Store64(s, 1) // the file has a page
+			require.NoError(t, th.Munmap(s, huge))
+			th.Store64(a, 2) // and the mapping one of its own
+			r, err := th.RegisterMemory(a, 4096, kernel.RegisterOptions{Write: true})
+			require.NoError(t, err)
+			pid, err := th.Fork(func(*kernel.Thread) {})
+			require.NoError(t, err)
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+			require.NoError(t, th.UnregisterMemory(r))
+			s, err = th.Mmap(0, huge, mm.ProtRead, mm.MapShared, fd, 0)
+			require.NoError(t, err)
+			assert.Equal(t, uint64(1), th.Load64(s))
+			require.NoError(t, th.Unlink(fs.HugetlbfsDir+"/f"))
+		})
+		// With the lock checker the system call after fork notices what is held.
+		held := out.Reason == sched.Oopsed && strings.Contains(out.Detail, "while page_lock is held")
+		assert.Equal(t, hangs, out.Reason == sched.Deadlock || held, "%s: %v", name, out.Detail)
+	}
+}
+
+// directio_sem keeps O_DIRECT and fork apart on huge pages too, and its gup-fast wants RW
+// for a read as well.
+func TestDirectIOSemHuge(t *testing.T) {
+	for name, want := range map[string]bool{"stock": true, "directio_sem": false} {
+		m, err := kernel.Boot(hugeOptions(policy.Lookup(name), 3))
+		require.NoError(t, err)
+		defer m.Shutdown()
+		copy(m.DiskData("vda"), bytes.Repeat([]byte{0xaa}, 512))
+		out := m.Run(func(th *kernel.Thread) {
+			fd, err := th.Open("/dev/vda", fs.ORdwr|fs.ODirect)
+			require.NoError(t, err)
+			a := th.MustMmapHuge(1, huge, mm.MapPrivate)
+			th.Store64(a, 1)
+			reader := th.Go("reader", func(r *kernel.Thread) {
+				_, err := r.Pread(fd, a+4096, 512, 0)
+				assert.NoError(t, err)
+			})
+			th.Usleep(20)
+			pid, err := th.Fork(func(c *kernel.Thread) { c.Usleep(1000) })
+			require.NoError(t, err)
+			th.Store64(a, 2)
+			require.NoError(t, th.Join(reader))
+			assert.Equal(t, want, th.Load8(a+4096) != 0xaa, "%s: the read is lost", name)
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+			fast := m.Trace().Sum(trace.EmuGUPFastPages)
+			require.NoError(t, th.Mprotect(a, huge, mm.ProtRead)) // read-only entries
+			_, err = th.Pwrite(fd, a, 512, 0)
+			require.NoError(t, err)
+			assert.Equal(t, want, m.Trace().Sum(trace.EmuGUPFastPages) > fast, name)
+		})
+		require.NoError(t, out.Err())
+	}
+}
+
+// hugeRace is the race on a huge page: one thread pins by gup-fast, another forks and
+// stores, a third faults on another page; then the device writes.
+func hugeRace(t *testing.T, check func(ok bool)) func(th *kernel.Thread) {
+	return func(th *kernel.Thread) {
+		a := th.MustMmapHuge(2, huge, mm.MapPrivate)
+		th.Store64(a, 1)
+		var r *kernel.Registration
+		pinner := th.Go("pin", func(p *kernel.Thread) {
+			var err error
+			r, err = p.RegisterMemory(a+8192, 8192, kernel.RegisterOptions{Write: true, Fast: true})
+			require.NoError(t, err)
+		})
+		faulter := th.Go("fault", func(p *kernel.Thread) { p.Store64(a+huge, 5) })
+		pid, err := th.Fork(func(c *kernel.Thread) { _ = c.Load64(a) })
+		require.NoError(t, err)
+		th.Store64(a, 2)
+		require.NoError(t, th.Join(pinner))
+		require.NoError(t, th.Join(faulter))
+		require.NoError(t, th.DeviceWrite(r, 100, []byte{0xaa}))
+		check(th.Load8(a+8192+100) == 0xaa && th.Load64(a+huge) == 5)
+		require.NoError(t, th.UnregisterMemory(r))
+		_, _, err = th.Wait(pid)
+		require.NoError(t, err)
+	}
+}
+
+// The race in schedules that a search chooses: every invariant holds at every step, whoever
+// wins. Under stock most schedules lose what the device writes, and under pg_gup none.
+func TestHugeRaceSchedules(t *testing.T) {
+	o := hugeOptions(nil, 5)
+	o.Disks, o.StepLimit = nil, 2_000_000
+	for name, n := range map[string]int{"stock": 40, "pg_gup": 100} {
+		if policy.Race {
+			n = 3
+		}
+		lost := 0
+		o.Policy = policy.Lookup(name)
+		vmtest.EverySchedule(t, vmtest.Bound{Schedules: n, Seed: 3, Options: o}, hugeRace(t, func(ok bool) {
+			if !ok {
+				lost++
+			}
+		}))
+		if name != "stock" {
+			assert.Zero(t, lost, name)
+		} else if !policy.Race {
+			assert.NotZero(t, lost, name)
+		}
+	}
+}
+
+// slowFast lets gup-fast, which has read the entry of a huge page, go on only when fork has
+// write-protected it.
+type slowFast struct{ mm.Policy }
+
+func (p slowFast) FastHuge(f *mm.Fast, ref x86.PTERef, pte x86.PTE, head *page.Page, n int) int {
+	for range 100_000 {
+		if !ref.Load(f.T.C).Write() {
+			break
+		}
+	}
+	return p.Policy.FastHuge(f, ref, pte, head, n)
+}
+
+// The window that the second look closes (W2): without it fork tests the mark before
+// gup-fast has set it, and the read is lost.
+func TestPGGUPHugeSecondLook(t *testing.T) {
+	for name, c := range map[string]struct {
+		p    mm.Policy
+		lost bool
+	}{
+		"pg_gup":                     {policy.Lookup("pg_gup"), false},
+		"without the second look":    {policy.Mutants["pg_gup without the second look at the pte"], true},
+		"stock, which has no second": {stockHooks{}, true},
+	} {
+		o := hugeOptions(slowFast{c.p}, 5)
+		o.Disks = nil
+		m, err := kernel.Boot(o)
+		require.NoError(t, err)
+		defer m.Shutdown()
+		out := m.Run(func(th *kernel.Thread) {
+			a := th.MustMmapHuge(1, huge, mm.MapPrivate)
+			th.Store64(a, 1)
+			var r *kernel.Registration
+			pinner := th.Go("pin", func(p *kernel.Thread) {
+				var err error
+				r, err = p.RegisterMemory(a+8192, 8192, kernel.RegisterOptions{Write: true, Fast: true})
+				require.NoError(t, err)
+			})
+			th.Usleep(50) // it is in the walk
+			pid, err := th.Fork(func(c *kernel.Thread) { _ = c.Load64(a) })
+			require.NoError(t, err)
+			th.Store64(a, 2)
+			require.NoError(t, th.Join(pinner))
+			require.NoError(t, th.DeviceWrite(r, 100, []byte{0xaa}))
+			assert.Equal(t, c.lost, th.Load8(a+8192+100) != 0xaa, name)
+			require.NoError(t, th.UnregisterMemory(r))
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+		})
+		require.NoError(t, out.Err(), name)
+		require.Empty(t, m.Check(), name)
+	}
+}
+
+// stockHooks is stock with the hook that slowFast needs.
+type stockHooks struct{ mm.Stock }
+
+func (stockHooks) Hooks() mm.HookSet { return mm.HookFastHuge }
