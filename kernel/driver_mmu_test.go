@@ -110,6 +110,7 @@ func deviceStory(th *Thread, change func(*mm.MMUNotifier)) (stale []string) {
 			th.m.sys.DropSwapCache(task)
 			return nil
 		})
+		th.Fill(th.MustMmap(4*page), 4*page, 9) // whoever needs a page gets the one that is free now
 		th.Store64(a, 6)
 		return before + see(d, 0), "5 <nil>6 <nil>"
 	})
