@@ -105,11 +105,17 @@ func deviceStory(th *Thread, change func(*mm.MMUNotifier)) (stale []string) {
 		if !pageoutTries(th, th.m, a) {
 			return "not swapped out", ""
 		}
-		_ = th.Kernel(func(task *sched.Task) error { // the page itself goes too
-			th.m.sys.DropClean(task)
-			th.m.sys.DropSwapCache(task)
-			return nil
-		})
+		for range 8 { // until the page itself has gone
+			_ = th.Nanosleep(1_000_000)
+			_ = th.Kernel(func(task *sched.Task) error {
+				th.m.pages.LRUAddDrain(task)
+				th.m.sys.DropClean(task)
+				return nil
+			})
+		}
+		if n := th.m.sys.SwapCachePages(); n != 0 {
+			return fmt.Sprint(n, " pages in the swap cache"), ""
+		}
 		th.Fill(th.MustMmap(4*page), 4*page, 9) // whoever needs a page gets the one that is free now
 		th.Store64(a, 6)
 		return before + see(d, 0), "5 <nil>6 <nil>"
