@@ -166,6 +166,24 @@ func TestKSMAfterFork(t *testing.T) {
 	})
 }
 
+// What fork shares is shared already: no KSM page is made of it.
+func TestKSMLeavesForkedPagesAlone(t *testing.T) {
+	ksmRun(t, Options{CPUs: 2}, func(th *Thread) {
+		a := th.MustMmap(ksmPages << 12)
+		require.NoError(t, th.Madvise(a, ksmPages<<12, mm.MadvMergeable))
+		for i := range uint64(ksmPages) {
+			th.Store64(a+i<<12, i) // all different
+		}
+		pid, err := th.Fork(func(c *Thread) { _ = c.Nanosleep(1_000_000_000) })
+		require.NoError(t, err)
+		require.NoError(t, th.Nanosleep(1_000_000))
+		require.NoError(t, th.KSMScan(3))
+		assert.Zero(t, th.m.KSMStats().PagesShared)
+		_, _, err = th.Wait(pid)
+		require.NoError(t, err)
+	})
+}
+
 // Two processes that never had anything in common share a page.
 func TestKSMMergesAcrossProcesses(t *testing.T) {
 	ksmRun(t, Options{CPUs: 2}, func(th *Thread) {
@@ -343,8 +361,10 @@ func TestKSMAndPins(t *testing.T) {
 		require.NoError(t, err)
 		_, _, err = th.Wait(pid)
 		require.NoError(t, err)
+		th.Load8(last) // into the TLB
 		require.NoError(t, th.KSMScan(3))
 		assert.True(t, isKSM(th, last), "merged though it is pinned")
+		require.Empty(t, th.m.CheckStep(), "the entry was read-only before, and is flushed all the same")
 		require.NoError(t, th.DeviceWrite(r, 0, []byte{5}))
 		assert.Equal(t, byte(1), th.Load8(last), "the device's write is lost")
 		require.NoError(t, th.UnregisterMemory(r))

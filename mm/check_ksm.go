@@ -27,7 +27,7 @@ func (s *System) checkKSM(ck *checkState, rest bool) {
 	if !k.on || !rest && k.mmlist.Locked() {
 		return
 	}
-	var shared, sharing, unshared, items uint64
+	var shared, sharing, unshared, items, young uint64
 	for slot := k.head.next; slot != &k.head; slot = slot.next {
 		if slot.next.prev != slot || slot.mm.ksm.slot != slot || slot.mm.Refs.Peek() <= 0 {
 			ck.bad("ksm: the slot of address space %d is not in order", slot.mm.ID)
@@ -46,6 +46,9 @@ func (s *System) checkKSM(ck *checkState, rest bool) {
 				sharing++
 			case it.node:
 				unshared++
+				if it.seq == uint8(k.scan.seq.Peek()) {
+					young++
+				}
 			}
 			if it.mm != slot.mm || it != slot.items && it.addr <= last {
 				ck.bad("ksm: item for %#x of address space %d behind %#x in the list of %d", it.addr, it.mm.ID, last, slot.mm.ID)
@@ -58,6 +61,10 @@ func (s *System) checkKSM(ck *checkState, rest bool) {
 	}
 	if nodes, all := k.stable.count(k.stable.root); nodes != shared || all != shared+sharing {
 		ck.bad("ksm: the stable tree has %d nodes and %d items, the lists %d and %d", nodes, all, shared, shared+sharing)
+	}
+	// Between passes the tree is that of the last one, and nobody looks at it any more.
+	if nodes, _ := k.unstable.count(k.unstable.root); k.scan.slot != &k.head && nodes != young {
+		ck.bad("ksm: the unstable tree has %d nodes, the lists have %d of this pass", nodes, young)
 	}
 	for _, c := range []struct {
 		name    string

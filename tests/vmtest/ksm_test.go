@@ -81,3 +81,30 @@ func TestMergingInParallel(t *testing.T) {
 		merging(t, 40, 20)(th)
 	})
 }
+
+// A process ends while its memory is scanned, merged and forgotten.
+func TestExitWhileOthersMerge(t *testing.T) {
+	vmtest.EverySchedule(t, vmtest.Bound{Schedules: 300, Options: kernel.Options{KSM: true, NoStack: true}}, func(th *kernel.Thread) {
+		a := th.MustMmap(2 << 12)
+		if err := th.Madvise(a, 2<<12, mm.MadvMergeable); err != nil {
+			t.Fatalf("madvise: %v", err)
+		}
+		th.Store8(a, 1)
+		pid, err := th.Fork(func(c *kernel.Thread) {
+			c.Store8(a, 1)
+			c.Store8(a+4096, 1)
+			_ = c.KSMScan(1)
+		})
+		if err != nil {
+			t.Fatalf("fork: %v", err)
+		}
+		for range 3 {
+			if err := th.KSMScan(1); err != nil {
+				t.Errorf("KSMScan: %v", err)
+			}
+		}
+		if _, _, err := th.Wait(pid); err != nil || th.Load8(a) != 1 || th.Load8(a+4096) != 0 {
+			t.Errorf("%v, %d, %d", err, th.Load8(a), th.Load8(a+4096))
+		}
+	})
+}
