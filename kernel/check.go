@@ -61,6 +61,7 @@ func (m *Machine) Leaks() []string {
 		for cpu := range m.sched.CPUs() {
 			m.pages.LRUAddDrainCPU(t, cpu)
 		}
+		m.sys.DropKSM(t)
 		m.sys.DropSwapCache(t)
 		m.sys.DropLazy(t)
 	})

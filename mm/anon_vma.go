@@ -35,8 +35,9 @@ type AnonVMA struct {
 	made       x86.Word32 // 1 once the slot exists: see VMA.anonVMA; set once
 }
 
-// handle is what Page.Mapping holds for pages of a.
-func (a *AnonVMA) handle() uint64 { return uint64(a.slot)<<1 | page.MappingAnon }
+// handle is what Page.Mapping holds for pages of a. No slot's handle is the bare
+// page.MappingAnon: that is a KSM page, which has no AnonVMA.
+func (a *AnonVMA) handle() uint64 { return uint64(a.slot+1)<<1 | page.MappingAnon }
 
 // empty reports whether no VMA is on the list. The caller holds a.Lock, or
 // nothing is running.
@@ -93,10 +94,10 @@ func (s *anonVMAs) at(slot uint32) *AnonVMA {
 
 // of returns the AnonVMA that a Page.Mapping names; nil if it names none.
 func (s *anonVMAs) of(mapping uint64) *AnonVMA {
-	if mapping&page.MappingAnon == 0 {
+	if mapping&page.MappingAnon == 0 || mapping == page.MappingAnon {
 		return nil
 	}
-	return s.at(uint32(mapping >> 1))
+	return s.at(uint32(mapping>>1) - 1)
 }
 
 // alloc takes a free slot (anon_vma_alloc).

@@ -23,6 +23,7 @@ import (
 //	no TLB entry allows more than its pte            a flush on its way: see tlbExcused
 //	what holds of huge pages                         see check_huge.go
 //	gauges = distinct pages mapped                   all of the above; at rest only
+//	a pte of a KSM page: read-only, mergeable VMA     as above; see check_ksm.go
 //
 // (1) and mmap_sem, where a policy has fork's loop in its hands: see forkCounts.
 //
@@ -77,6 +78,7 @@ func (s *System) runChecks(rest bool) []error {
 		s.checkSwap(k, rest)
 	}
 	s.checkHuge(k, rest)
+	s.checkKSM(k, rest)
 	for _, pfn := range k.seen {
 		p := s.Pages.Page(pfn)
 		s.checkCounts(k, pfn, p, int(k.maps[pfn]), rest)
@@ -215,7 +217,9 @@ func (sc *tableScan) pte(e x86.PTE, addr uint64, locked bool) {
 	// Nearly always rmap finds the VMA that is there; otherwise ask it.
 	v := sc.vma
 	direct := v != nil && sc.handle != 0 && p.Mapping == sc.handle && p.Index == v.Index(addr)
-	if !direct && (sc.rest || !s.listLocked(p)) {
+	if p.KSM() {
+		sc.ksmPTE(e, addr)
+	} else if !direct && (sc.rest || !s.listLocked(p)) {
 		found := false
 		s.rmapPeek(p, func(v *VMA, at uint64) bool {
 			found = v.MM == m && at == addr
@@ -265,7 +269,11 @@ func (s *System) checkCounts(k *checkState, pfn x86.PFN, p *page.Page, n int, re
 	if c, mc := p.Count.Peek(), p.MapCount.Peek(); c < mc || c <= 0 || p.Has(page.Buddy) {
 		k.bad("%s is mapped by %d ptes, has fewer references than mappings, or is free", s.describePage(pfn, p), n)
 	}
-	if int(p.MapCount.Peek()) != n && (rest || !s.mappingLocked(p)) {
+	free := rest || !s.mappingLocked(p)
+	if p.KSM() && !rest { // no rmap says which tables to look at
+		free = !k.guards && s.hooks&HookForkPTE == 0
+	}
+	if int(p.MapCount.Peek()) != n && free {
 		k.bad("%s: %d ptes map it", s.describePage(pfn, p), n)
 	}
 }
@@ -330,7 +338,7 @@ func (s *System) CheckPage(pfn x86.PFN) error {
 	}
 	// Only pages that are mapped, or look as if they had been, have a Mapping that
 	// leads to VMAs; that of a page table is its lock.
-	if maps == 0 && !p.Has(page.SwapBacked) || s.mappingLocked(p) {
+	if maps == 0 && !p.Has(page.SwapBacked) || p.KSM() || s.mappingLocked(p) {
 		return nil
 	}
 	n := int32(0)

@@ -85,6 +85,7 @@
 //	anon_vma          the VMAs that an anonymous page may be mapped in, their bounds
 //	page_table_lock   making upper-level tables, VMA.AnonVMA, the entries of huge pages
 //	ptl               the entries of one last-level table; it lives in the table's Page
+//	ksm_thread_mutex  outside mmap_sem: one task scans for equal pages
 //
 // They nest in this order. A ptl is never held across anything that sleeps: a fault
 // looks at the entry without the lock, allocates and copies, takes the lock, and goes
@@ -112,6 +113,8 @@
 //	vma_tree, vma_merge, mmap, ...  the VMAs and the system calls that change them
 //	mremap, mincore, dontcow        memory that moves, is asked for, is never shared
 //	hugetlb, hugetlbfs              huge pages: begin with hugetlb.go
+//	mmu_notifier                    page tables of devices, told of changes
+//	ksm, ksm_rmap, ksm_merge, ...   merging equal pages
 //	policy, stock                   the decisions
 //	check                           the invariants
 //

@@ -63,6 +63,7 @@ func (s *System) dupMmap(t *sched.Task, m, old *MM) error {
 	}
 	f := &ts.fork
 	*f = Fork{T: t, Src: old, Dst: m}
+	m.ksmFork(t, old)
 	var err error
 	for v := old.firstVMA(); v != nil && err == nil; v = old.nextVMA(v) {
 		err = s.dupVMA(t, f, v)
@@ -132,6 +133,9 @@ func (s *System) copyPageRange(f *Fork) error {
 		}
 		return err
 	}
+	if v.Flags.IsCOW() {
+		f.Src.mmuNotifierInvalidateRangeStart(t, v.Start, v.End)
+	}
 	var err error
 	for addr := v.Start; addr < v.End && err == nil; {
 		src, at, next, _, ok := f.Src.nextTable(t.C, addr, v.End)
@@ -148,6 +152,9 @@ func (s *System) copyPageRange(f *Fork) error {
 			err = s.copyPTERange(f, dst, src, at, next)
 		}
 		addr = next
+	}
+	if v.Flags.IsCOW() {
+		f.Src.mmuNotifierInvalidateRangeEnd(t, v.Start, v.End)
 	}
 	if bracket {
 		s.policy.ForkEnd(f)

@@ -132,6 +132,7 @@ func (s *System) unmapHugepages(t *sched.Task, v *VMA, start, end uint64, only *
 		t.Oops("__unmap_hugepage_range: %#x-%#x is not whole pages of %#x", start, end, h.size)
 	}
 	gone := ts.huge[:0]
+	m.mmuNotifierInvalidateRangeStart(t, start, end)
 	m.flushBegin()
 	m.PageTableLock.Lock(t)
 	for addr := start; addr < end; addr += h.size {
@@ -159,6 +160,7 @@ func (s *System) unmapHugepages(t *sched.Task, v *VMA, start, end uint64, only *
 	m.PageTableLock.Unlock(t)
 	s.FlushTLBRange(t, v, start, end)
 	m.flushEnd()
+	m.mmuNotifierInvalidateRangeEnd(t, start, end)
 	for i := len(gone) - 1; i >= 0; i-- { // list_add: the last one first
 		s.Pages.PutAs(t, s.Pages.Page(gone[i]), page.RefMap)
 	}

@@ -50,6 +50,7 @@ func (m *MM) MMPut(t *sched.Task) {
 		t.Oops("mmput may sleep, but preemption is disabled")
 	}
 	if m.Users.AddReturn(t.C, m.obj, -1) == 0 {
+		m.ksmExit(t)
 		m.exitMmap(t)
 		m.Sys.mmlistDel(t, m)
 		m.MMDrop(t)
@@ -72,6 +73,7 @@ func (m *MM) MMDrop(t *sched.Task) {
 	if s.hooks&HookMM != 0 {
 		s.policy.MMExit(t, m)
 	}
+	m.mmuNotifierDestroy(t)
 	s.mms.remove(m)
 	s.Pages.PutAs(t, s.Pages.Page(m.PGD), page.RefKernel)
 	m.PGD = 0
@@ -82,6 +84,7 @@ func (m *MM) MMDrop(t *sched.Task) {
 // ptes until the VMAs leave their lists.
 func (m *MM) exitMmap(t *sched.Task) {
 	s := m.Sys
+	m.mmuNotifierRelease(t)
 	if m.MapCount == 0 {
 		return
 	}

@@ -47,6 +47,7 @@ func (a Advice) needsWrite() bool {
 //   - EAGAIN: a VMA would have to be split and there are too many
 //   - EBADF: MadvWillNeed for what has no file
 //   - EACCES: MadvRemove for what is not shared and writable
+//   - EINTR: MadvUnmergeable, and the task was sent a signal
 func SysMadvise(t *sched.Task, m *MM, start, size uint64, advice Advice) error {
 	if start&^x86.PageMask != 0 {
 		return unix.EINVAL
@@ -119,7 +120,7 @@ func (m *MM) madviseVMA(t *sched.Task, v, prev *VMA, start, end uint64, advice A
 			return v, unix.EINVAL
 		}
 		return m.madviseBehavior(t, v, prev, start, end, advice)
-	case MadvNormal, MadvSequential, MadvRandom, MadvDontFork, MadvDontCOW:
+	case MadvNormal, MadvSequential, MadvRandom, MadvDontFork, MadvDontCOW, MadvMergeable, MadvUnmergeable:
 		return m.madviseBehavior(t, v, prev, start, end, advice)
 	case MadvRemove:
 		return m.madviseRemove(t, v, start, end)
@@ -137,6 +138,7 @@ func (m *MM) madviseVMA(t *sched.Task, v, prev *VMA, start, end uint64, advice A
 // madviseBehavior is the advice that is a flag (madvise_behavior).
 func (m *MM) madviseBehavior(t *sched.Task, v, prev *VMA, start, end uint64, advice Advice) (*VMA, error) {
 	flags := v.Flags
+	var err error
 	switch advice {
 	case MadvNormal:
 		flags &^= VMRandRead | VMSeqRead
@@ -150,6 +152,13 @@ func (m *MM) madviseBehavior(t *sched.Task, v, prev *VMA, start, end uint64, adv
 		flags &^= VMDontCopy
 	case MadvDontCOW:
 		flags |= VMDontCOW
+	case MadvMergeable, MadvUnmergeable:
+		if flags, err = m.Sys.ksmMadvise(t, v, start, end, advice); err == unix.ENOMEM {
+			err = unix.EAGAIN
+		}
+		if err != nil {
+			return v, err
+		}
 	}
 	if flags == v.Flags {
 		return v, nil

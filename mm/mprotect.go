@@ -118,7 +118,9 @@ func (m *MM) mprotectFixup(t *sched.Task, v, prev *VMA, start, end uint64, flags
 		v.Prot = vmGetPageProt(flags &^ VMShared)
 		dirtyAccountable = true
 	}
+	m.mmuNotifierInvalidateRangeStart(t, start, end)
 	m.changeProtection(t, v, start, end, dirtyAccountable)
+	m.mmuNotifierInvalidateRangeEnd(t, start, end)
 	return v, nil
 }
 

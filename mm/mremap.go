@@ -177,6 +177,9 @@ func (m *MM) moveVMA(t *sched.Task, v *VMA, addr, oldLen, newLen, newAddr uint64
 	if m.MapCount >= maxMapCount-3 {
 		return 0, unix.ENOMEM // munmap may need to split one VMA into three
 	}
+	if err := s.ksmBeforeMove(t, v, addr, addr+oldLen); err != nil {
+		return 0, err
+	}
 	v, n := m.copyVMATo(t, v, newAddr, newLen, v.Index(addr))
 	var err error
 	grown := oldLen
@@ -279,7 +282,8 @@ func (m *MM) movePageTables(t *sched.Task, v *VMA, addr uint64, n *VMA, newAddr,
 // i_mmap_lock keeps truncation out, which might look at the new place before and at
 // the old one after.
 func (m *MM) movePTEs(t *sched.Task, v *VMA, table x86.PFN, addr, end uint64, n *VMA, fresh x86.PFN, to uint64) {
-	s := m.Sys
+	s, start := m.Sys, addr
+	m.mmuNotifierInvalidateRangeStart(t, start, end)
 	if v.Mapping != nil {
 		v.Mapping.IMmapLock.Lock(t)
 	}
@@ -309,6 +313,7 @@ func (m *MM) movePTEs(t *sched.Task, v *VMA, table x86.PFN, addr, end uint64, n 
 	if v.Mapping != nil {
 		v.Mapping.IMmapLock.Unlock(t)
 	}
+	m.mmuNotifierInvalidateRangeEnd(t, start, end)
 	t.C.Trace.Add(trace.EmuMremapPages, moved)
 	t.C.Trace.Event(trace.EvMremap, t.C.Now(), begin, moved, to)
 }

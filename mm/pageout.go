@@ -63,7 +63,7 @@ func (s *System) isolateForPageout(t *sched.Task, v *VMA, addr uint64, table x86
 			p = nil
 		}
 		if p != nil {
-			s.ptepClearFlushYoung(t, v, addr, ref)
+			s.ptepClearFlushYoungNotify(t, v, addr, ref)
 			s.Pages.ClearFlag(t, p, page.Referenced)
 			if !s.Pages.IsolateLRU(t, p) {
 				p = nil

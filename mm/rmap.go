@@ -84,7 +84,7 @@ func (s *System) PageAddFileRmap(t *sched.Task, p *page.Page) {
 // Preconditions:
 //   - the ptl of a pte that maps the page is held
 func (s *System) PageDupRmap(t *sched.Task, p *page.Page, v *VMA, addr uint64) {
-	if s.M.CheckLocks() && p.Anon() {
+	if s.M.CheckLocks() && p.Anon() && !p.KSM() {
 		s.pageCheckAnonRmap(t, p, v, addr)
 	}
 	s.Pages.DupMap(t, p)
@@ -237,7 +237,7 @@ func (s *System) pageReferencedOne(t *sched.Task, p *page.Page, v *VMA, left *in
 	}
 	if v.racyFlags()&VMLocked != 0 {
 		*left = 1
-	} else if s.ptepClearFlushYoung(t, v, addr, ref) {
+	} else if s.ptepClearFlushYoungNotify(t, v, addr, ref) {
 		n++
 	}
 	*left--
@@ -352,7 +352,7 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 		ptl.Unlock(t)
 		return SwapMlock
 	}
-	if s.ptepClearFlushYoung(t, v, addr, ref) {
+	if s.ptepClearFlushYoungNotify(t, v, addr, ref) {
 		return s.unmapFailed(t, ptl)
 	}
 	// The lock of the list keeps preemption off, so the CPU's scratch is ours.
@@ -364,7 +364,7 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 			return s.unmapFailed(t, ptl)
 		}
 	}
-	pte := s.PtepClearFlush(t, v, addr, ref)
+	pte := s.PtepClearFlushNotify(t, v, addr, ref)
 	if pte.Dirty() {
 		s.SetPageDirty(t, p)
 	}

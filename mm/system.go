@@ -36,6 +36,8 @@ func NewSystem(m *sched.Machine, pm *page.Map, o Options) (*System, error) {
 	s.swap.init(s)
 	s.huge.init(s)
 	s.scan.init(s)
+	s.allLocks.Init(m, lock.MMAllLocks)
+	s.ksm.init(s)
 	return s, nil
 }
 

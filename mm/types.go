@@ -35,6 +35,7 @@ const (
 	VMHugetlb    VMFlags = 0x00400000
 	VMNonlinear  VMFlags = 0x00800000
 	VMInsertPage VMFlags = 0x02000000
+	VMMergeable  VMFlags = 0x80000000 // KSM may merge the pages (2.6.32)
 
 	// VMPolicy0 to VMPolicy3 are for policies, such as VM_DONTCOW.
 	VMPolicy0 VMFlags = 1 << 40
@@ -169,6 +170,13 @@ type MM struct {
 	// mlockall(MCL_FUTURE). Protected by MmapSem.
 	DefFlags VMFlags
 
+	// notifiers are the secondary page tables that want to be told, nil if there
+	// never were any. Set once, under MmapSem (write) and mm_take_all_locks.
+	notifiers *mmuNotifierMM
+
+	// ksm is what KSM knows of the address space.
+	ksm ksmMM
+
 	// memdie is set when the OOM killer has chosen a process of this address space
 	// (TIF_MEMDIE): its threads may have the last page. Set once.
 	memdie x86.Word32
@@ -189,16 +197,19 @@ type System struct {
 	policy Policy
 	hooks  HookSet
 
-	anon    anonVMAs
-	spaces  addressSpaces
-	tlb     tlbState
-	swap    swapState
-	huge    hugetlbState
-	scan    scanState
-	mms     mmList
-	commit  commitment
-	options Options
-	checks  checkState // scratch of Check; owner: whoever checks
+	anon   anonVMAs
+	spaces addressSpaces
+	tlb    tlbState
+	swap   swapState
+	huge   hugetlbState
+	scan   scanState
+	mms    mmList
+	commit commitment
+	ksm    ksmState
+	// allLocks is mm_all_locks_mutex: one at a time takes all locks of an address space.
+	allLocks lock.RWSem
+	options  Options
+	checks   checkState // scratch of Check; owner: whoever checks
 }
 
 // Options configure the memory manager.
@@ -209,6 +220,9 @@ type Options struct {
 	// the policy does not override it, so that wall-clock comparisons between
 	// policies do not measure the dispatch.
 	ForceHooks bool
+	// KSM makes the machine one with kernel samepage merging: MadvMergeable is
+	// understood, and KSMRun starts ksmd.
+	KSM bool
 }
 
 // Policy returns the policy in force.

@@ -35,7 +35,7 @@ func (s *System) doWpPage(f *Fault) VMFault {
 			return s.wpReuse(f)
 		}
 		return s.wpCopy(f)
-	case p.Anon():
+	case p.Anon() && !p.KSM():
 		next := WPCopyPage
 		if s.hooks&HookWP != 0 {
 			next = s.policy.WP(f)
@@ -209,13 +209,17 @@ func (s *System) wpCopy(f *Fault) VMFault {
 			entry = MaybeMkWrite(entry.MkDirty(), v)
 			ret = VMFaultWrite
 		}
-		s.PtepClearFlush(t, v, f.Addr, f.PTE)
+		s.PtepClearFlushNotify(t, v, f.Addr, f.PTE)
 		s.Pages.Relabel(t, p, page.RefTemp, page.RefMap, 1)
 		s.PageAddNewAnonRmap(t, p, v, f.Addr)
 		f.PTE.Set(t.C, entry)
 		t.C.Trace.Inc(trace.EmuWPCopy)
 		t.C.Trace.Inc(trace.EmuCOWCopy)
 		if old != nil {
+			if old.KSM() {
+				t.C.Trace.Inc(trace.EmuKSMBreaks)
+				t.C.Trace.Event(trace.EvKSMBreak, t.C.Now(), f.Addr, uint64(s.Pages.PFN(old)), 0)
+			}
 			s.PageRemoveRmap(t, old)
 			t.C.Trace.Event(trace.EvCOWCopy, t.C.Now(), f.Addr, uint64(s.Pages.PFN(old)), uint64(s.Pages.PFN(p)))
 			s.Pages.PutAs(t, old, page.RefMap)

@@ -29,6 +29,7 @@ func (m *MM) unmapVmas(t *sched.Task, g *mmuGather, vmas []*VMA, start, end uint
 	full := g.full
 	block := s.zapBlock()
 	work := block
+	m.mmuNotifierInvalidateRangeStart(t, start, end)
 	for _, v := range vmas {
 		if v.Start >= end {
 			break
@@ -59,6 +60,7 @@ func (m *MM) unmapVmas(t *sched.Task, g *mmuGather, vmas []*VMA, start, end uint
 			work = block
 		}
 	}
+	m.mmuNotifierInvalidateRangeEnd(t, start, end)
 }
 
 // unmapPageRange empties the ptes of [addr, end) in v until the work is used up,

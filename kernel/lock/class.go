@@ -47,6 +47,10 @@ const (
 	Hugetlb
 	Files
 	HugetlbInode
+	MMAllLocks
+	MMULock
+	KSMThread
+	KSMMMList
 	NumClasses
 )
 
@@ -55,6 +59,7 @@ var classNames = [NumClasses]string{
 	"anon_vma", "page_table_lock", "ptl", "swap_lock", "tree_lock", "lru_lock", "zone_lock", "mmlist_lock", "mmu_notifier",
 	"flush_slot", "futex", "pipe", "aio_ctx", "dio", "policy", "policy_leaf", "queue", "wait_queue",
 	"tasklist", "sighand", "hugetlb_instantiation", "hugetlb", "files", "hugetlbfs_i_mutex",
+	"mm_all_locks", "mmu_lock", "ksm_thread", "ksm_mmlist",
 }
 
 // String returns the class's name.

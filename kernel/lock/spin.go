@@ -69,6 +69,28 @@ func (l *SpinLock) TryLock(t *sched.Task) bool {
 	return true
 }
 
+// LockNestLock takes one of many locks of a class whose order does not matter because
+// outer, which the task holds, is taken by whoever takes more than one
+// (spin_lock_nest_lock). It goes with UnlockNestLock. The checker counts outer only: the
+// task may hold any number of such locks, and AssertHeld does not know of them.
+func (l *SpinLock) LockNestLock(t *sched.Task, outer *RWSem) {
+	outer.AssertHeld(t)
+	t.PreemptDisable()
+	t.C.Point(x86.OpLock, l.obj)
+	if !l.w.TryLock() {
+		l.spin(t)
+	}
+}
+
+// UnlockNestLock releases a lock that LockNestLock took.
+func (l *SpinLock) UnlockNestLock(t *sched.Task) {
+	t.C.Point(x86.OpUnlock, l.obj)
+	l.time = t.C.Now()
+	l.w.Unlock()
+	t.C.Wrote(l.obj)
+	t.PreemptEnable()
+}
+
 // Unlock releases the lock.
 func (l *SpinLock) Unlock(t *sched.Task) {
 	t.C.Point(x86.OpUnlock, l.obj)

@@ -53,7 +53,9 @@ const (
 	EvMprotect                // address, pages changed
 	EvMremap                  // old address, pages moved, new address
 	EvMigrate                 // old pfn, new pfn, result (signed)
-	EvKSM                     // pfn, merged-into pfn
+	EvKSM                     // pfn, merged-into pfn, address
+	EvKSMBreak                // address, pfn
+	EvMMUNotify               // start, end, which method (MMUInvalidatePage and so on)
 	EvSample                  // Counter, value (signed): a point of a counter's curve
 	EvPolicy                  // code, two numbers of the policy's own
 	EvMark                    // code, two numbers of the workload's own
@@ -63,6 +65,15 @@ const (
 
 // TLBAll is the address of an [EvTLBFlush] that drops everything.
 const TLBAll = ^uint64(0)
+
+// The methods of an [EvMMUNotify].
+const (
+	MMUInvalidatePage = iota
+	MMURangeStart
+	MMURangeEnd
+	MMUClearFlushYoung
+	MMUChangePTE
+)
 
 // The reasons of an [EvTLBFlush], in the words of Linux (v6.x)
 // include/trace/events/tlb.h; 2.6.29 had no such event.

@@ -63,6 +63,12 @@ const MappingAnon = 1
 //go:norace
 func (p *Page) Anon() bool { return p.Mapping&MappingAnon != 0 }
 
+// KSM reports whether the page is one that KSM has merged (PageKsm of Linux 2.6.32): an
+// anonymous one that no anon_vma leads to. No point: it is one or will never be.
+//
+//go:norace
+func (p *Page) KSM() bool { return p.Mapping == MappingAnon }
+
 // RacyMapping and RacyIndex read the fields for rmap, which has not locked the page: it
 // checks what it finds against the ptes.
 //
