@@ -26,10 +26,7 @@ import (
 //	dirtyc0w, dirtypipe                     private maps of files; flags of 2.6.29's pipes do not leak
 
 const (
-	pg      = 4096
-	rw      = mm.ProtRead | mm.ProtWrite
-	private = mm.MapPrivate | mm.MapAnonymous
-	shared  = mm.MapShared | mm.MapAnonymous
+	pg = 4096
 )
 
 // dies runs fn in a child and wants it to be killed by the signal.
