@@ -125,6 +125,9 @@ func (e *Env) result() Result {
 // Execute runs a case on a kind of page under a policy. The runs of one machine are
 // deterministic. The error is that of a machine that cannot be had, or ctx's.
 func Execute(ctx context.Context, c *Case, k *Kind, o kernel.Options) (Result, error) {
+	if err := ctx.Err(); err != nil {
+		return Result{}, err
+	}
 	o.Memory = 4 << 20
 	if o.StepLimit == 0 {
 		o.StepLimit = 300_000 // a case takes a few thousand

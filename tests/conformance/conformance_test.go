@@ -14,6 +14,7 @@ import (
 
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/policy"
 	"github.com/cowlab/cowlab/tests/matrix"
 	"github.com/cowlab/cowlab/tests/workload"
@@ -245,8 +246,10 @@ func TestText(t *testing.T) {
                           x
     pass      pass      policy_0, policy_1, policy_2, policy_3, policy_4, policy_5, policy_6,
                         policy_7, policy_8, policy_9, policy_10, policy_11
-    2.6.29, base: `+reuses+`
-    2.6.29, swap: `+finds+`
+    2.6.29, base: do_wp_page: reuse_swap_page counts one mapping, and not the pipe's reference, so
+    the page is re-used
+    2.6.29, swap: do_swap_page finds the page in the swap cache, and reuse_swap_page counts one
+    entry, and not the pipe's reference, so the page is re-used
 
 PASSED     base    swap
 one        0 of 1  0 of 1
@@ -256,7 +259,7 @@ three      0 of 1  0 of 1
 }
 
 func TestJSONRoundTrip(t *testing.T) {
-	o := Options{Policies: policy.All()[:2], Cases: Match(All(), "cow 3"), Kinds: Kinds()[:2]}
+	o := Options{Policies: []mm.Policy{policy.Lookup("stock"), policy.Lookup("pg_gup")}, Cases: Match(All(), "cow 3"), Kinds: Kinds()[:2]}
 	table, err := Run(t.Context(), o)
 	require.NoError(t, err)
 	var b bytes.Buffer
@@ -272,4 +275,21 @@ func TestJSONRoundTrip(t *testing.T) {
 	assert.Empty(t, Differences(table, back, o.Kinds[1:]), "of another kind")
 	_, err = matrix.ReadJSON(strings.NewReader(`{"cells":[{"policy":"p","workload":"w","verdict":"pass"}]}`))
 	assert.ErrorContains(t, err, "no verdict", "the matrix has other words")
+}
+
+// An interrupted run keeps the cells that were finished.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	o := Options{Policies: policy.All(), Cases: All(), Kinds: Kinds()}
+	o.Progress = func(what string, done float64) {
+		if strings.HasSuffix(what, o.Cases[2].Name) {
+			cancel()
+		}
+	}
+	table, err := Run(ctx, o)
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.Equal(t, []string{o.Cases[0].Name, o.Cases[1].Name}, names(table.Cells, caseOf))
+	var b strings.Builder
+	require.NoError(t, WriteText(&b, table, true /* explain */))
+	require.NoError(t, WriteText(&b, &matrix.Table{}, true /* explain */), "nothing at all")
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/matrix"
+	"github.com/cowlab/cowlab/tests/workload"
 )
 
 // All returns every case that runs on a kind of page there is, in the order of the table.
@@ -93,7 +94,7 @@ func Run(ctx context.Context, o Options) (*matrix.Table, error) {
 
 func cell(p mm.Policy, c *Case, k *Kind, r Result) matrix.Cell {
 	return matrix.Cell{
-		Policy: p.Name(), Workload: c.Name, Params: pages + k.Name, Verdict: r.Verdict, Also: nil,
+		Policy: p.Name(), Workload: c.Name, Params: pages + k.Name, Verdict: r.Verdict, Also: []workload.Verdict{},
 		Bound: bound, Detail: r.Detail,
 	}
 }
@@ -194,7 +195,7 @@ func writeCase(b *strings.Builder, cells []matrix.Cell, explain bool) {
 			fmt.Fprintf(b, "%-*s", column(kinds[i]), v)
 			at += column(kinds[i])
 		}
-		writeWords(b, l.policies, at)
+		writeWords(b, strings.Split(strings.Join(l.policies, ", "), " "), at)
 		writeEvidence(b, l, at+2)
 	}
 	if explain {
@@ -206,13 +207,10 @@ func writeCase(b *strings.Builder, cells []matrix.Cell, explain bool) {
 // column is the width of a kind's column.
 func column(kind string) int { return max(len(kind), len("livelock")) + 2 }
 
-// writeWords writes words, with commas, and breaks lines at width.
+// writeWords writes words and breaks lines at width; the cursor is at indent.
 func writeWords(b *strings.Builder, words []string, indent int) {
 	at := indent
 	for i, w := range words {
-		if i+1 < len(words) {
-			w += ","
-		}
 		switch {
 		case i > 0 && at+1+len(w) > width:
 			fmt.Fprintf(b, "\n%*s", indent, "")
@@ -272,7 +270,8 @@ func writeWhy(b *strings.Builder, name string, kinds []string) {
 		on[why] = append(on[why], k)
 	}
 	for _, why := range order {
-		fmt.Fprintf(b, "    2.6.29, %s: %s\n", strings.Join(on[why], ", "), why)
+		b.WriteString("    ")
+		writeWords(b, strings.Fields(fmt.Sprintf("2.6.29, %s: %s", strings.Join(on[why], ", "), why)), 4)
 	}
 }
 
