@@ -15,7 +15,7 @@ import (
 
 // mlock and relatives, madvise, mincore.
 var ltpLocked = []ltpCase{
-	{"madvise01, 02: advice and errors", func(t *testing.T, th *kernel.Thread) {
+	{"madvise01, madvise02: advice and errors", func(t *testing.T, th *kernel.Thread) {
 		a := mapped(t, th, 4, rw, private)
 		for _, ok := range []mm.Advice{mm.MadvNormal, mm.MadvRandom, mm.MadvSequential, mm.MadvDontNeed, mm.MadvDontFork, mm.MadvDoFork} {
 			assert.NoError(t, th.Madvise(a, 4*pg, ok))

@@ -95,7 +95,7 @@ var ltpMemory = []ltpCase{
 		th.Store8(twice, 9)
 		assert.EqualValues(t, 9, th.Load8(at), "the same pages a second time")
 	}},
-	{"mremap02, 03, 04: EINVAL, EFAULT, ENOMEM", func(t *testing.T, th *kernel.Thread) {
+	{"mremap02, mremap03, mremap04: EINVAL, EFAULT, ENOMEM", func(t *testing.T, th *kernel.Thread) {
 		a := mapped(t, th, 2, rw, private)
 		_, err := th.Mremap(a+4, pg, 2*pg, 0, 0)
 		assert.ErrorIs(t, err, unix.EINVAL)

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -9,7 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/vmtest"
 )
 
 // Programs on a machine that is short of memory, swap devices, and what happens when those are full too.
@@ -111,4 +114,22 @@ var ltpSwap = []ltpCase{
 		})
 		assert.Equal(t, bytes.Repeat([]byte{3}, 10*pg), th.Bytes(a, 10*pg))
 	}},
+}
+
+// TestSwapFiles is swapon03: there are MAX_SWAPFILES swap areas, and one more is EPERM.
+func TestSwapFiles(t *testing.T) {
+	const most = 32
+	o := kernel.Options{Regime: sched.Timed, Memory: 4 << 20}
+	for i := range most + 1 {
+		o.Disks = append(o.Disks, kernel.Disk{Name: fmt.Sprintf("swap%d", i), Size: mm.MinSwap, Swap: true})
+	}
+	vmtest.New(t, o).Run(func(th *kernel.Thread) {
+		for i := range most {
+			require.NoError(t, th.Swapon(fmt.Sprintf("/dev/swap%d", i), 0))
+		}
+		last := fmt.Sprintf("/dev/swap%d", most)
+		errno(t, unix.EPERM, th.Swapon(last, 0))
+		require.NoError(t, th.Swapoff("/dev/swap7"))
+		assert.NoError(t, th.Swapon(last, 0))
+	})
 }
