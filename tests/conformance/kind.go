@@ -75,7 +75,7 @@ var prepared = map[string]*Kind{
 // mapHugeTLB and the shift are MAP_HUGETLB with the size in the flags, as since Linux 3.8.
 const (
 	mapHugeTLB   mm.MapFlags = 0x40000
-	mapHugeShift             = 26
+	mapHugeShift mm.MapFlags = 26
 )
 
 // hugePool gives the machine huge pages. The pool's size is an option of the machine that
