@@ -122,6 +122,10 @@ func (e *Env) result() Result {
 	return Result{Pass, e.noted}
 }
 
+// stepLimit is after how many points a run counts as a livelock: a case takes a few
+// thousand.
+const stepLimit = 300_000
+
 // Execute runs a case on a kind of page under a policy. The runs of one machine are
 // deterministic. The error is that of a machine that cannot be had, or ctx's.
 func Execute(ctx context.Context, c *Case, k *Kind, o kernel.Options) (Result, error) {
@@ -129,8 +133,8 @@ func Execute(ctx context.Context, c *Case, k *Kind, o kernel.Options) (Result, e
 		return Result{}, err
 	}
 	o.Memory = 4 << 20
-	if o.StepLimit == 0 {
-		o.StepLimit = 300_000 // a case takes a few thousand
+	if o.StepLimit = k.Steps; o.StepLimit == 0 {
+		o.StepLimit = stepLimit
 	}
 	o.Disks = []kernel.Disk{{Name: "vda", Size: diskSize}, {Name: "swap", Size: swapSize, Swap: true}}
 	if k.Options != nil {
@@ -334,26 +338,33 @@ func (e *Env) drain(t *kernel.Thread, in, n int) []byte {
 	return t.Bytes(into, n)
 }
 
-// pin has a driver take the memory, and returns what the device then reads and what
-// releases it.
+// pin has a driver take the memory: all of it, or of very large pages the first place.
 func (e *Env) pin(o kernel.RegisterOptions) *kernel.Registration {
-	r, err := e.RegisterMemory(e.Mem, e.Size, o)
+	r, err := e.RegisterMemory(e.Mem, e.firstPlace(), o)
 	if !e.must("pin", err) {
 		return nil
 	}
 	return r
 }
 
-// device returns what the device reads from a registration of the whole memory.
-func (e *Env) device(r *kernel.Registration) (b []byte) {
+// firstPlace is the length of the first place.
+func (e *Env) firstPlace() (length uint64) {
 	e.places(func(off, n uint64) {
-		part := make([]byte, n)
-		if r != nil {
-			e.must("device read", e.DeviceRead(r, off, part))
+		if off == 0 {
+			length = n
 		}
-		b = append(b, part...)
 	})
-	return b
+	return length
+}
+
+// deviceSees fails the case unless the device reads, from what pin took, what look returned.
+func (e *Env) deviceSees(want []byte, r *kernel.Registration) {
+	if r == nil {
+		return
+	}
+	got := make([]byte, e.firstPlace())
+	e.must("device read", e.DeviceRead(r, 0, got))
+	e.same("the device", want[:len(got)], got)
 }
 
 func (e *Env) unpin(r *kernel.Registration) {

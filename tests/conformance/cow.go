@@ -161,7 +161,7 @@ func registeredThenReadOnly(e *Env) {
 	r := e.pin(kernel.RegisterOptions{Write: true, Kind: mm.PinLongterm})
 	e.protectAndBack(e.Thread)
 	e.modify(e.Thread)
-	e.same("the device", e.look(e.Thread, e.Mem), e.device(r))
+	e.deviceSees(e.look(e.Thread, e.Mem), r)
 	e.unpin(r)
 }
 
@@ -175,7 +175,7 @@ func registeredThenFork(e *Env) {
 	})
 	ready.wait(e.Thread)
 	e.modify(e.Thread)
-	e.same("the device", e.look(e.Thread, e.Mem), e.device(r))
+	e.deviceSees(e.look(e.Thread, e.Mem), r)
 	e.unpin(r)
 	over.signal(e.Thread)
 	reap()
@@ -186,7 +186,7 @@ func registeredThenFork(e *Env) {
 func roPin(e *Env, o kernel.RegisterOptions) {
 	r := e.pin(o)
 	e.modify(e.Thread)
-	e.same("the device", e.look(e.Thread, e.Mem), e.device(r))
+	e.deviceSees(e.look(e.Thread, e.Mem), r)
 	e.unpin(r)
 }
 

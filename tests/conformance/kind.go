@@ -22,6 +22,9 @@ type Kind struct {
 	Size uint64
 	// Options, if not nil, adds to the machine.
 	Options func(o *kernel.Options)
+	// Steps is after how many points a run counts as a livelock; zero means stepLimit, which
+	// is enough where nobody copies a gigabyte.
+	Steps uint64
 	// Map maps n pages of the kind and returns where. Kinds of files set Env.Other too:
 	// the same memory, mapped in another way, or memory like it.
 	Map func(e *Env, n uint64) uint64
@@ -50,7 +53,7 @@ func Kinds() []*Kind {
 			About: "such a page, swapped out: its only copy is on the swap device"},
 		{Name: "swapcache", Size: x86.PageSize, Map: mapAnon, Prepare: (*Env).swapOutKept,
 			About: "such a page, swapped out and written, and still in the swap cache (cow.c takes whichever of the two it gets)"},
-		// Enabled when MAP_HUGETLB is there; each is a line of prepared.
+		// To be enabled, a line each, when MAP_HUGETLB is there. LTP's cases follow the first.
 		// prepared["hugetlb2M"],
 		// prepared["hugetlb1G"],
 		{Name: "zero", Size: x86.PageSize, Map: mapTwo, Prepare: (*Env).touchBoth,
@@ -66,8 +69,8 @@ func Kinds() []*Kind {
 var prepared = map[string]*Kind{
 	"hugetlb2M": {Name: "hugetlb2M", Size: x86.PMDSize, Map: mapHuge(21), Options: hugePool,
 		About: "a huge page of 2 MiB, private (MAP_HUGETLB)"},
-	"hugetlb1G": {Name: "hugetlb1G", Size: 1 << 30, Map: mapHuge(30), Options: hugePool,
-		About: "a huge page of 1 GiB, private; cases look at a few places of it"},
+	"hugetlb1G": {Name: "hugetlb1G", Size: 1 << 30, Map: mapHuge(30), Options: giantPool,
+		Steps: 4_000_000, About: "a huge page of 1 GiB, private; cases look at a few places of it, and pin its beginning"},
 	"hugetlbfs2M": {Name: "hugetlbfs2M", Size: x86.PMDSize, Map: mapHugeFile, Options: hugePool, Prepare: (*Env).touchBoth,
 		About: "a private mapping of a huge page of shared memory: cow.c's memfd hugetlb"},
 }
@@ -78,11 +81,16 @@ const (
 	mapHugeShift mm.MapFlags = 26
 )
 
-// hugePool gives the machine huge pages. The pool's size is an option of the machine that
-// is being built with MAP_HUGETLB.
+// hugePool gives the machine a pool of a dozen pages of 2 MiB, giantPool one of four pages
+// of 1 GiB. The pools' sizes are options that come with MAP_HUGETLB.
 func hugePool(o *kernel.Options) {
 	o.Memory = 64 << 20
-	// o.HugePages = 12  // for hugetlb1G: o.Memory = 5 << 30; o.HugePages1G = 4
+	// o.HugePages = 12
+}
+
+func giantPool(o *kernel.Options) {
+	o.Memory = 5 << 30
+	// o.HugePages1G = 4
 }
 
 func mapAnon(e *Env, n uint64) uint64 { return e.MustMmap(n * x86.PageSize) }

@@ -51,7 +51,7 @@ func longterm(e *Env, private bool, o kernel.RegisterOptions) {
 		e.must("mprotect", e.Mprotect(e.Mem, e.Size, mm.ProtRead))
 	}
 	r := e.pin(o)
-	e.same("the device", e.look(e.Thread, e.Mem), e.device(r))
+	e.deviceSees(e.look(e.Thread, e.Mem), r)
 	e.unpin(r)
 }
 

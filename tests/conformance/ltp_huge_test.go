@@ -13,8 +13,7 @@ import (
 )
 
 // LTP's cases of private huge pages, written for a machine that has MAP_HUGETLB and a pool
-// of a dozen pages of 2 MiB. Until then nothing of it runs; it is registered in ltp, in
-// ltp_test.go, by adding a line to TestLTP for it with kernel.Options.HugePages.
+// of a dozen pages of 2 MiB. They run once the kind hugetlb2M is among Kinds.
 var ltpHuge = []ltpCase{
 	{"hugefork01: the parent's stores do not reach the child", func(t *testing.T, th *kernel.Thread) {
 		a := hugeMapped(t, th, 1)

@@ -116,7 +116,7 @@ func TestLTPScope(t *testing.T) {
 		}
 		where[name] = as
 	}
-	plenty, short := ltp()
+	plenty, short, _ := ltp()
 	for _, c := range slices.Concat(plenty, short) {
 		for _, n := range c.names() {
 			add(n, "ported")

@@ -34,9 +34,13 @@ func (c *ltpCase) names() []string {
 	return strings.Split(list, ", ")
 }
 
-// ltp are all cases; those of the second list need a machine that is short of memory.
-func ltp() (plenty, short []ltpCase) {
-	return slices.Concat(ltpMemory, ltpLocked, ltpDirect, ltpProcess), ltpSwap
+// ltp are all cases that can run: on a large machine, on one that is short of memory, and
+// on one with huge pages, if there are such.
+func ltp() (plenty, short, huge []ltpCase) {
+	if slices.ContainsFunc(Kinds(), func(k *Kind) bool { return k.Name == "hugetlb2M" }) {
+		huge = ltpHuge
+	}
+	return slices.Concat(ltpMemory, ltpLocked, ltpDirect, ltpProcess), ltpSwap, huge
 }
 
 // dies runs fn in a child and wants it to be killed by the signal.
@@ -108,13 +112,16 @@ func TestLTP(t *testing.T) {
 		{CPUs: 2, CheckLocks: true},
 		{CPUs: 2, Regime: sched.Free, CheckLocks: true},
 	}
-	plenty, short := ltp()
-	for i, c := range slices.Concat(plenty, short) {
+	plenty, short, huge := ltp()
+	for i, c := range slices.Concat(plenty, short, huge) {
 		t.Run(c.name, func(t *testing.T) {
 			for _, o := range regimes {
 				o.Memory = 16 << 20
 				o.Disks = []kernel.Disk{{Name: "vda", Size: 64 << 10}, {Name: "vdb", Size: 64 << 10}, {Name: "swap", Size: 2 << 20, Swap: true}}
-				if i >= len(plenty) {
+				switch {
+				case i >= len(plenty)+len(short):
+					hugePool(&o)
+				case i >= len(plenty):
 					o.Memory = 2 << 20
 				}
 				if o.Regime == sched.Free {

@@ -106,7 +106,7 @@ func cowPageChildStores(e *Env) {
 	old := e.look(e.Thread, e.Mem)
 	pinned.signal(e.Thread)
 	reap()
-	e.same("the device", old, e.device(r))
+	e.deviceSees(old, r)
 	e.unpin(r)
 }
 
@@ -123,7 +123,7 @@ func untouchedForReading(e *Env) {
 func readOnlyForReading(e *Env) {
 	e.must("mprotect", e.Mprotect(e.Mem, e.Size, mm.ProtRead))
 	r := e.pin(kernel.RegisterOptions{Fast: true})
-	e.same("the device", e.look(e.Thread, e.Mem), e.device(r))
+	e.deviceSees(e.look(e.Thread, e.Mem), r)
 	e.unpin(r)
 }
 
