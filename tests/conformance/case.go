@@ -151,10 +151,10 @@ func Execute(ctx context.Context, c *Case, k *Kind, o kernel.Options) (Result, e
 		e.Thread = t
 		e.words = t.MustMmapShared(x86.PageSize)
 		e.Mem = k.Map(e, max(c.Pages, 1))
-		if e.Other == 0 {
+		if e.Other == 0 && e.broken == "" {
 			e.fill(t, oldByte)
 		}
-		if k.Prepare != nil {
+		if k.Prepare != nil && e.broken == "" {
 			k.Prepare(e)
 		}
 		if e.broken == "" {

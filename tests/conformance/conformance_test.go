@@ -152,13 +152,19 @@ func TestNames(t *testing.T) {
 	assert.Empty(t, Match(All(), "["))
 }
 
-func known(kind string) bool {
+// registered returns the kind of that name.
+func registered(name string) (*Kind, bool) {
 	for _, k := range Kinds() {
-		if k.Name == kind {
-			return true
+		if k.Name == name {
+			return k, true
 		}
 	}
-	return prepared[kind] != nil
+	return nil, false
+}
+
+func known(kind string) bool {
+	_, ok := registered(kind)
+	return ok || prepared[kind] != nil
 }
 
 // A prepared kind is registered by enabling its line, and is then no longer special.

@@ -121,3 +121,15 @@ func TestReadPinsOfPrivateFiles(t *testing.T) {
 		}
 	}
 }
+
+// Memory that cannot be had breaks a case, and says which call it was.
+func TestKindWithoutMemory(t *testing.T) {
+	k := &Kind{Name: "none", Size: x86.PageSize, Map: func(e *Env, _ uint64) uint64 {
+		a, err := e.Mmap(0, 0, rw, private, -1, 0)
+		e.must("mmap", err)
+		return a
+	}}
+	r, err := Execute(t.Context(), All()[0], k, timed(nil, nil))
+	require.NoError(t, err)
+	assert.Equal(t, Result{Broken, "mmap: invalid argument"}, r)
+}

@@ -37,7 +37,7 @@ func (c *ltpCase) names() []string {
 // ltp are all cases that can run: on a large machine, on one that is short of memory, and
 // on one with huge pages, if there are such.
 func ltp() (plenty, short, huge []ltpCase) {
-	if slices.ContainsFunc(Kinds(), func(k *Kind) bool { return k.Name == "hugetlb2M" }) {
+	if _, ok := registered("hugetlb2M"); ok {
 		huge = ltpHuge
 	}
 	return slices.Concat(ltpMemory, ltpLocked, ltpDirect, ltpProcess), ltpSwap, huge
