@@ -89,7 +89,7 @@ func hugePool(o *kernel.Options) {
 }
 
 func giantPool(o *kernel.Options) {
-	o.Memory = 5 << 30
+	o.Memory = 8 << 30 // in the free regime each CPU has a part of its own
 	// o.HugePages1G = 4
 }
 
