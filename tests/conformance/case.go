@@ -25,6 +25,9 @@ type Case struct {
 	Pages uint64
 	// Stock is what 2.6.29 does.
 	Stock Stock
+	// Races is set if something is not in lock-step, a device or a thread, so that a case
+	// that fails does so in some schedules only.
+	Races bool
 	// Run is the program. It begins with memory that is full of ones.
 	Run func(e *Env)
 }

@@ -103,7 +103,7 @@ func TestTwice(t *testing.T) {
 }
 
 // TestAnySchedule: the processes of a case go in lock-step, so stock shows the same in
-// any schedule.
+// any schedule; where something races, a case that passes does so in all of them.
 func TestAnySchedule(t *testing.T) {
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
@@ -112,20 +112,24 @@ func TestAnySchedule(t *testing.T) {
 		switch {
 		case testing.Short():
 			seeds = 1
-		case strings.Contains(c.Name, "while"):
-			seeds = 40 // here two threads race
+		case c.Races:
+			seeds = 40
 		}
 		for _, k := range Kinds() {
-			if !c.RunsOn(k) {
-				continue
+			if !c.RunsOn(k) || k.Steps > 0 {
+				continue // what takes many steps is the same code as on 2 MiB
 			}
 			want, _, _ := strings.Cut(c.Expect(k.Name), ": ")
+			may := []string{want}
+			if c.Races {
+				may = append(may, string(Pass))
+			}
 			for seed := range seeds {
 				o := timed(policy.Lookup("stock"), hosts)
 				o.Regime, o.Strategy = sched.Free, sched.NewRandom(seed)
 				got, err := Execute(t.Context(), c, k, o)
 				require.NoError(t, err, "%s, seed %d", c.Name, seed)
-				assert.Equal(t, want, string(got.Verdict), "%s on %s, seed %d: %s; again: go test ./tests/conformance -run '^TestAnySchedule$'",
+				assert.Contains(t, may, string(got.Verdict), "%s on %s, seed %d: %s; again: go test ./tests/conformance -run '^TestAnySchedule$'",
 					c.Name, k.Name, seed, got.Detail)
 			}
 		}

@@ -20,10 +20,10 @@ import (
 // Reproducers returns the cases.
 func Reproducers() []*Case {
 	return []*Case{
-		{Name: "page_count_do_wp_page: O_DIRECT read of 512 bytes, the page write-protected meanwhile", On: anon,
+		{Name: "page_count_do_wp_page: O_DIRECT read of 512 bytes, the page write-protected meanwhile", On: anon, Races: true,
 			Stock: onHuge("pass", "hugetlb_change_protection leaves the pte read-only; "+hugePin),
 			Run:   func(e *Env) { subPageRead(e, (*Env).protectThen) }},
-		{Name: "page_count_do_wp_page-swap: the same, the page swapped out meanwhile", On: small, Stock: always("pass"),
+		{Name: "page_count_do_wp_page-swap: the same, the page swapped out meanwhile", On: small, Races: true, Stock: always("pass"),
 			Run: func(e *Env) { subPageRead(e, (*Env).pageoutThen) }},
 		{Name: "page_count_do_wp_page, a driver's pin: the same with registered memory", On: anon,
 			Stock: onHuge("pass", "hugetlb_change_protection leaves the pte read-only; "+hugePin),
@@ -32,7 +32,7 @@ func Reproducers() []*Case {
 			Run: func(e *Env) {
 				registeredRead(e, kernel.RegisterOptions{Write: true, Kind: mm.PinLongterm}, (*Env).pageoutThen)
 			}},
-		{Name: "io_uring_swap, the race: registered while the page is being swapped out", On: small, Stock: always("pass"),
+		{Name: "io_uring_swap, the race: registered while the page is being swapped out", On: small, Races: true, Stock: always("pass"),
 			Run: registeredWhileSwapping},
 		{Name: "vfio_swap: a DMA mapping, the page swapped out meanwhile", On: small, Stock: always("pass"),
 			Run: func(e *Env) {
