@@ -70,7 +70,7 @@ var prepared = map[string]*Kind{
 	"hugetlb2M": {Name: "hugetlb2M", Size: x86.PMDSize, Map: mapHuge(21), Options: hugePool,
 		About: "a huge page of 2 MiB, private (MAP_HUGETLB)"},
 	"hugetlb1G": {Name: "hugetlb1G", Size: 1 << 30, Map: mapHuge(30), Options: giantPool,
-		Steps: 4_000_000, About: "a huge page of 1 GiB, private; cases look at a few places of it, and pin its beginning"},
+		Steps: 1_200_000, About: "a huge page of 1 GiB, private; cases look at a few places of it, and pin its beginning"},
 	"hugetlbfs2M": {Name: "hugetlbfs2M", Size: x86.PMDSize, Map: mapHugeFile, Options: hugePool, Prepare: (*Env).touchBoth,
 		About: "a private mapping of a huge page of shared memory: cow.c's memfd hugetlb"},
 }
