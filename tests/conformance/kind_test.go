@@ -21,7 +21,7 @@ func TestKindsAreWhatTheySay(t *testing.T) {
 		reads   uint64 // from the device when it is touched
 		anon    bool   // and then it is an anonymous page
 	}
-	for _, k := range Kinds() {
+	for _, k := range here(t) {
 		want, known := map[string]state{
 			"base":      {anon: true},
 			"swap":      {swapped: true, reads: 3, anon: true},
@@ -91,7 +91,7 @@ func TestReproducersSeePageCount(t *testing.T) {
 	} {
 		cases := Match(All(), c.glob)
 		require.Len(t, cases, 1, c.glob)
-		for _, k := range Kinds() {
+		for _, k := range here(t) {
 			if want, ok := c.want[k.Name]; ok {
 				r, err := Execute(t.Context(), cases[0], k, timed(pageCount{}, nil))
 				require.NoError(t, err)
@@ -101,7 +101,7 @@ func TestReproducersSeePageCount(t *testing.T) {
 	}
 }
 
-// Finding 5: the marks of pg_gup and of pg_dontcow are for anonymous pages, so a pin for
+// A finding of docs/findings.md: the marks of pg_gup and of pg_dontcow are for anonymous pages, so a pin for
 // reading in a private mapping of a file gets the file's page, not the process's.
 func TestReadPinsOfPrivateFiles(t *testing.T) {
 	cases := Match(All(), "non-anon ?")
@@ -109,7 +109,7 @@ func TestReadPinsOfPrivateFiles(t *testing.T) {
 	for name, want := range map[string][2]string{
 		"pg_gup": {"fail", "fail"}, "pg_dontcow": {"pass", "fail"}, "directio_sem": {"fail", "pass"},
 	} {
-		for _, k := range Kinds() {
+		for _, k := range here(t) {
 			if k.Name != "shmem" {
 				continue
 			}
