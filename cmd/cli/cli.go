@@ -41,6 +41,7 @@ type verb struct {
 func verbs() []verb {
 	return []verb{
 		{"matrix", "[flags]", "run every policy on every workload and print the verdicts (the default)", runMatrix},
+		{"cow", "[flags]", "run other people's test cases under every policy, on several kinds of page", runCow},
 		{"run", "WORKLOAD [flags]", "run one workload under one policy, once or many times, and say what happened", runRun},
 		{"list", "", "list the policies and the workloads", runList},
 		{"explain", "NAME", "explain a policy, a workload or a verdict", runExplain},

@@ -193,6 +193,17 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// cow is too quick for a signal to meet it: here it finds its context ended.
+func TestInterruptCow(t *testing.T) {
+	e, stdout, stderr := newEnv()
+	ctx, cancel := context.WithCancel(e.ctx)
+	cancel()
+	e.ctx = ctx
+	assert.Equal(t, exitFailed, run(e, []string{"cow", "-format", "json"}))
+	assert.JSONEq(t, `{"cells": []}`, stdout.String())
+	assert.Contains(t, stderr.String(), "cowlab: interrupted")
+}
+
 // token finds a token for forkscrew under stock.
 func token(t *testing.T) string {
 	out, err := exec.Command("cowlab", "matrix", "-policies", "stock", "-workloads", "forkscrew", "-schedules", "60", "-parallel", "0").Output()

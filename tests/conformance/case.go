@@ -1,27 +1,83 @@
 package conformance
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/workload"
 )
 
 // Case is one test of a suite.
 type Case struct {
-	// Name is the case's number and what its suite calls it.
+	// Name is the case's number, a colon, and what its suite calls it.
 	Name string
-	// Stock is what 2.6.29 does: "pass", or "fail: " and why, in a line that names the
-	// step.
-	Stock string
-	// Run is the program. It begins with one page of memory that is full of ones.
+	// On lists the kinds of page that it runs on.
+	On []string
+	// Pages is how many pages the memory under test has; zero means one.
+	Pages uint64
+	// Stock is what 2.6.29 does.
+	Stock Stock
+	// Races is set if something is not in lock-step, a device or a thread, so that a case
+	// that fails does so in some schedules only.
+	Races bool
+	// Run is the program. It begins with memory that is full of ones.
 	Run func(e *Env)
 }
 
-// Pass is the result of a case in which nothing was wrong.
-const Pass = "pass"
+// Stock is what 2.6.29 does, by kind of page; "" stands for the kinds not named. It is
+// "pass", or "pass: " and why one might have thought otherwise, or "fail: " and why, in a
+// line that names the step.
+type Stock map[string]string
+
+// always is the Stock of a case that ends the same way on every kind.
+func always(s string) Stock { return Stock{"": s} }
+
+// Expect returns what 2.6.29 does on a kind of page.
+func (c *Case) Expect(kind string) string {
+	if s, ok := c.Stock[kind]; ok {
+		return s
+	}
+	return c.Stock[""]
+}
+
+// RunsOn reports whether the case makes sense on a kind of page.
+func (c *Case) RunsOn(k *Kind) bool { return slices.Contains(c.On, k.Name) }
+
+// The verdicts of a case. One that stops the machine, or leaves something behind, has that
+// of a workload: bug, deadlock, livelock, oom, leak.
+const (
+	Pass   workload.Verdict = "pass"
+	Fail   workload.Verdict = "fail"
+	Broken workload.Verdict = "broken" // the program itself did not work
+)
+
+// Verdicts returns all verdicts that a case may have.
+func Verdicts() []workload.Verdict {
+	return []workload.Verdict{Pass, Fail, Broken, workload.Bug, workload.Deadlock, workload.Livelock, workload.OOM, workload.Leak}
+}
+
+// Result is what a case showed.
+type Result struct {
+	Verdict workload.Verdict
+	// Detail is the evidence, in a line.
+	Detail string
+}
+
+// String returns the result in a line.
+func (r Result) String() string {
+	if r.Detail == "" {
+		return string(r.Verdict)
+	}
+	return fmt.Sprintf("%s: %s", r.Verdict, r.Detail)
+}
 
 // The bytes that memory holds: before anybody modifies it, and after.
 const (
@@ -29,74 +85,134 @@ const (
 	newByte = 0xff
 )
 
+const (
+	rw      = mm.ProtRead | mm.ProtWrite
+	private = mm.MapPrivate | mm.MapAnonymous
+	shared  = mm.MapShared | mm.MapAnonymous
+
+	diskPath = "/dev/vda"
+	diskSize = 64 << 10
+	swapDisk = "/dev/swap"
+	swapSize = 64 * x86.PageSize
+)
+
 // Env is a case being run.
 type Env struct {
 	*kernel.Thread
+	// Kind is what is behind the memory.
+	Kind *Kind
 	// Mem is the memory under test, Size its length in bytes.
 	Mem, Size uint64
+	// Other is the second mapping of kinds that have one.
+	Other uint64
 
-	words  uint64 // shared memory: events
-	nwords uint64
-	result string
-	broken string
+	swapping bool
+	words    uint64 // shared memory: events
+	nwords   uint64
+	failed   string
+	noted    string
+	broken   string
 }
 
-// Result is what a case showed: Pass, or what was wrong.
-func (e *Env) Result() string {
+// result is what a case showed that ran to its end.
+func (e *Env) result() Result {
 	switch {
 	case e.broken != "":
-		return "broken: " + e.broken
-	case e.result != "":
-		return e.result
+		return Result{Broken, e.broken}
+	case e.failed != "":
+		return Result{Fail, e.failed}
 	}
-	return Pass
+	return Result{Pass, e.noted}
 }
 
-// Execute runs a case under a policy. The runs of one machine are deterministic.
-func Execute(c *Case, o kernel.Options) (result string, err error) {
+// stepLimit is after how many points a run counts as a livelock: a case takes a few
+// thousand.
+const stepLimit = 300_000
+
+// Execute runs a case on a kind of page under a policy. The runs of one machine are
+// deterministic. The error is that of a machine that cannot be had, or ctx's.
+func Execute(ctx context.Context, c *Case, k *Kind, o kernel.Options) (Result, error) {
+	if err := ctx.Err(); err != nil {
+		return Result{}, err
+	}
 	o.Memory = 4 << 20
-	if o.StepLimit == 0 {
-		o.StepLimit = 500_000 // a case takes a few thousand
+	if o.StepLimit = k.Steps; o.StepLimit == 0 {
+		o.StepLimit = stepLimit
+	}
+	o.Disks = []kernel.Disk{{Name: "vda", Size: diskSize}, {Name: "swap", Size: swapSize, Swap: true}}
+	if k.Options != nil {
+		k.Options(&o)
 	}
 	m, err := kernel.Boot(o)
 	if err != nil {
-		return "", err
+		return Result{}, err
 	}
 	defer m.Shutdown()
-	e := &Env{Size: x86.PageSize}
+	defer context.AfterFunc(ctx, func() { m.Stop("interrupted") })()
+	e := &Env{Kind: k, Size: max(c.Pages, 1) * k.Size}
 	out := m.Run(func(t *kernel.Thread) {
 		e.Thread = t
 		e.words = t.MustMmapShared(x86.PageSize)
-		e.Mem = t.MustMmap(e.Size)
-		t.Fill(e.Mem, e.Size, oldByte)
-		c.Run(e)
+		e.Mem = k.Map(e, max(c.Pages, 1))
+		if e.Other == 0 && e.broken == "" {
+			e.fill(t, oldByte)
+		}
+		if k.Prepare != nil && e.broken == "" {
+			k.Prepare(e)
+		}
+		if e.broken == "" {
+			c.Run(e)
+		}
 	})
-	if err := out.Err(); err != nil {
-		return "", err
+	if out.Reason == sched.Stopped {
+		return Result{}, errors.Join(ctx.Err(), out.Err())
 	}
-	problems := append(m.Check(), asErrors(m.Leaks())...)
-	for _, b := range out.Bugs {
-		problems = append(problems, fmt.Errorf("bug: %s", b.Msg))
-	}
-	if len(problems) > 0 {
-		return "", fmt.Errorf("%s: %w", e.Result(), problems[0])
-	}
-	return e.Result(), nil
+	return e.conclude(m, out), nil
 }
 
-func asErrors(text []string) (errs []error) {
-	for _, s := range text {
-		errs = append(errs, fmt.Errorf("leak: %s", s))
+// conclude looks at how the machine came to rest: that counts before what the case saw.
+func (e *Env) conclude(m *kernel.Machine, out *kernel.Outcome) Result {
+	first, _, _ := strings.Cut(strings.TrimSpace(out.Detail), "\n")
+	switch out.Reason {
+	case sched.Quiet:
+	case sched.Deadlock:
+		return Result{workload.Deadlock, "nobody can go on"}
+	case sched.Livelock:
+		return Result{workload.Livelock, "a system call does not return"}
+	case sched.Oopsed:
+		what, _, _ := strings.Cut(out.Oops.Error(), " at 0x") // where differs
+		what, _, _ = strings.Cut(what, "\n")
+		return Result{workload.Bug, what}
+	default:
+		return Result{workload.Bug, fmt.Sprintf("%v: %s", out.Reason, first)}
 	}
-	return errs
+	if len(out.Bugs) > 0 {
+		return Result{workload.Bug, out.Bugs[0].Msg}
+	}
+	if len(out.Victims) > 0 {
+		return Result{workload.OOM, out.Victims[0].String()}
+	}
+	if err := out.Err(); err != nil {
+		return Result{Broken, err.Error()}
+	}
+	if errs := m.Check(); len(errs) > 0 {
+		return Result{workload.Bug, "invariant: " + errs[0].Error()}
+	}
+	if leaks := m.Leaks(); len(leaks) > 0 {
+		return Result{workload.Leak, leaks[0]}
+	}
+	return e.result()
 }
 
 // fail records what was wrong; the first counts.
 func (e *Env) fail(format string, args ...any) {
-	if e.result == "" {
-		e.result = "fail: " + fmt.Sprintf(format, args...)
+	if e.failed == "" {
+		e.failed = fmt.Sprintf(format, args...)
 	}
 }
+
+// note records what a case that passes has to say.
+func (e *Env) note(format string, args ...any) { e.noted = fmt.Sprintf(format, args...) }
 
 // must records a call that should have worked.
 func (e *Env) must(what string, err error) bool {
@@ -104,6 +220,14 @@ func (e *Env) must(what string, err error) bool {
 		e.broken = fmt.Sprintf("%s: %v", what, err)
 	}
 	return err == nil
+}
+
+// all records a transfer that should have moved n bytes.
+func (e *Env) all(what string, n, want int, err error) bool {
+	if err == nil && n != want {
+		err = fmt.Errorf("%d bytes of %d", n, want)
+	}
+	return e.must(what, err)
 }
 
 // same fails the case if bytes are not what they should be.
@@ -114,6 +238,35 @@ func (e *Env) same(what string, want, got []byte) {
 			return
 		}
 	}
+}
+
+// ahead is which part of a large page is looked at: its beginning, its middle and its end.
+const ahead = 2 * x86.PageSize
+
+// places calls fn for the parts of the memory that a case looks at: all of it, unless it
+// is very large.
+func (e *Env) places(fn func(off, n uint64)) {
+	if e.Size <= 8*wholeUpTo {
+		fn(0, e.Size)
+		return
+	}
+	for _, off := range []uint64{0, e.Size / 2, e.Size - ahead} {
+		fn(off, ahead)
+	}
+}
+
+// fill fills the memory.
+func (e *Env) fill(t *kernel.Thread, b byte) {
+	e.places(func(off, n uint64) { t.Fill(e.Mem+off, n, b) })
+}
+
+// modify is what the suites do to memory: all of it becomes something else.
+func (e *Env) modify(t *kernel.Thread) { e.fill(t, newByte) }
+
+// look returns what the memory at addr, Mem or Other, holds.
+func (e *Env) look(t *kernel.Thread, addr uint64) (b []byte) {
+	e.places(func(off, n uint64) { b = append(b, t.Bytes(addr+off, int(n))...) })
+	return b
 }
 
 // event is a place where processes wait for each other.
@@ -153,56 +306,68 @@ func (e *Env) fork(fn func(c *kernel.Thread)) (reap func()) {
 	}
 }
 
-// modify is what the suites do to memory: all of it becomes something else.
-func (e *Env) modify(t *kernel.Thread) { t.Fill(e.Mem, e.Size, newByte) }
-
 // protectAndBack is mprotect to read-only and back: the ptes stay read-only.
 func (e *Env) protectAndBack(t *kernel.Thread) {
 	e.must("mprotect", t.Mprotect(e.Mem, e.Size, mm.ProtRead))
-	e.must("mprotect", t.Mprotect(e.Mem, e.Size, mm.ProtRead|mm.ProtWrite))
+	e.must("mprotect", t.Mprotect(e.Mem, e.Size, rw))
 }
 
-// splice puts the memory into a pipe.
-func (e *Env) splice(t *kernel.Thread) (in, out int) {
+// splice puts the memory into a pipe, as much of it as goes, and returns the pipe's
+// reading end and how much that was.
+func (e *Env) splice(t *kernel.Thread) (in, n int) {
 	in, out, err := t.Pipe()
 	e.must("pipe", err)
-	n, err := t.Vmsplice(out, e.Mem, int(e.Size), 0)
-	if e.must("vmsplice", err) && uint64(n) != e.Size {
-		e.broken = "vmsplice put only a part into the pipe"
-	}
-	return in, out
+	n, err = t.Vmsplice(out, e.Mem, int(e.Size), 0)
+	e.all("vmsplice", n, e.pipeful(), err)
+	return in, n
 }
+
+// pipeful is how much of the memory goes into a pipe.
+func (e *Env) pipeful() int { return int(min(e.Size, pipePages*x86.PageSize)) }
+
+// pipePages is how many pages a pipe holds.
+const pipePages = 16
 
 // drain reads what splice put in.
-func (e *Env) drain(t *kernel.Thread, in int) []byte {
-	into := t.MustMmap(e.Size)
-	for got := uint64(0); got < e.Size; {
-		n, err := t.ReadFD(in, into+got, int(e.Size-got))
-		if !e.must("read", err) || n == 0 {
+func (e *Env) drain(t *kernel.Thread, in, n int) []byte {
+	into := t.MustMmap(uint64(n))
+	for got := 0; got < n; {
+		k, err := t.ReadFD(in, into+uint64(got), n-got)
+		if !e.must("read", err) || k == 0 {
 			break
 		}
-		got += uint64(n)
+		got += k
 	}
-	return t.Bytes(into, int(e.Size))
+	return t.Bytes(into, n)
 }
 
-// pin has a driver take the memory, and returns what the device then reads and what
-// releases it.
+// pin has a driver take the memory: all of it, or of very large pages the first place.
 func (e *Env) pin(o kernel.RegisterOptions) *kernel.Registration {
-	r, err := e.RegisterMemory(e.Mem, e.Size, o)
+	r, err := e.RegisterMemory(e.Mem, e.firstPlace(), o)
 	if !e.must("pin", err) {
 		return nil
 	}
 	return r
 }
 
-// device returns what the device reads from a registration.
-func (e *Env) device(r *kernel.Registration, n uint64) []byte {
-	b := make([]byte, n)
-	if r != nil {
-		e.must("device read", e.DeviceRead(r, 0, b))
+// firstPlace is the length of the first place.
+func (e *Env) firstPlace() (length uint64) {
+	e.places(func(off, n uint64) {
+		if off == 0 {
+			length = n
+		}
+	})
+	return length
+}
+
+// deviceSees fails the case unless the device reads, from what pin took, what look returned.
+func (e *Env) deviceSees(want []byte, r *kernel.Registration) {
+	if r == nil {
+		return
 	}
-	return b
+	got := make([]byte, e.firstPlace())
+	e.must("device read", e.DeviceRead(r, 0, got))
+	e.same("the device", want[:len(got)], got)
 }
 
 func (e *Env) unpin(r *kernel.Registration) {
@@ -213,3 +378,6 @@ func (e *Env) unpin(r *kernel.Registration) {
 
 // count returns a counter of the machine.
 func (e *Env) count(c trace.Counter) uint64 { return e.Machine().Trace().Sum(c) }
+
+// gauge returns a counter that goes both ways.
+func (e *Env) gauge(c trace.Counter) int64 { return e.Machine().Trace().Gauge(c) }

@@ -1,24 +1,40 @@
 // Package conformance has the test suites that others wrote for copy-on-write and
-// pinned pages, in our own words and under every policy: which cases pass, which fail,
-// and for 2.6.29 why.
+// pinned pages, in our own words, on several kinds of page and under every policy: which
+// cases pass, which fail, and for 2.6.29 why.
 //
-//	cow 1-14      Linux tools/testing/selftests/mm/cow.c, anon_test_cases, on base
-//	              pages; a driver's registration stands in for gup_test and for the fixed
-//	              buffers of io_uring
-//	vmsplice      the disclosures of CVE-2020-29374, both ways
-//	wp            Arcangeli's page_count_do_wp_page: a page that loses its write bit
-//	              without fork, and a device that goes on writing to it
-//	pin           gVisor's tests of pins and forks
-//	peek          what a debugger's look costs
-//	LTP           mmap, mremap, madvise, mincore, vmsplice, fork (ltp_test.go, which
-//	              lists what is left out and why)
+//	cow           Linux tools/testing/selftests/mm/cow.c, anon_test_cases; a driver's
+//	              registration stands in for gup_test and for the fixed buffers of io_uring
+//	non-anon      its non_anon_test_cases
+//	longterm      gup_longterm.c: pins of memory that a file is behind
+//	hugetlb_dio   hugetlb_dio.c: direct writes must leave no pin behind
+//	gvisor        gVisor's tests of pins and forks
+//	pin, peek     what else a fix should not break, and what a debugger's look costs
+//	page_count_do_wp_page, io_uring_swap, vfio_swap, vmsplice-v5.11, vmsplice-oom
+//	              Arcangeli's reproducers
+//	LTP           in Go tests: ltp_*_test.go; ltp_scope_test.go has every name, and
+//	              what is left out and why
+//
+// The programs of the thread itself, dma_thread, forkscrew and forkscrewreverse, are
+// workloads: package tests/workload.
 //
 // A [Case] is a small program whose processes go in lock-step, so that there is one
-// thing it can show. Its expectation for stock stands beside it, with the step of
-// 2.6.29 that makes it fail. What the other policies do is not written down but
-// recorded: testdata/cow.txt holds what was seen, the tests compare, and
+// thing it can show. It runs on one or more [Kind]s of page and does not know which:
+//
+//	        Kind                    Case                      mm.Policy
+//	map, fill, bring into a   fork, pin, store, look   what happens where fork,
+//	state and make sure of it                          COW and pins meet
+//	          \________________________|________________________/
+//	                                 a cell
+//
+// The expectation for stock stands beside each case, by kind, with the step of 2.6.29 that
+// makes it fail, and a test holds both against each other. What the other policies do is not
+// written down but recorded: testdata/cow.txt holds what was seen, the tests compare, and
 //
 //	go test ./tests/conformance -rewrite
 //
-// records it anew. Whoever does that reads the difference.
+// records it anew, with the table in the README. Whoever does that reads the difference.
+// "cowlab cow" prints the same table.
+//
+// A kind that the machine cannot map yet is in prepared, in kind.go, with its cases written
+// for it; a line in [Kinds] enables it.
 package conformance

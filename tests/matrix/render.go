@@ -176,7 +176,10 @@ func (t *Table) WriteJSON(w io.Writer) error {
 }
 
 // ReadJSON reads what WriteJSON wrote.
-func ReadJSON(r io.Reader) (*Table, error) {
+func ReadJSON(r io.Reader) (*Table, error) { return ReadVerdicts(r, workload.Verdicts()) }
+
+// ReadVerdicts is ReadJSON for a table of the same form with other verdicts.
+func ReadVerdicts(r io.Reader, verdicts []workload.Verdict) (*Table, error) {
 	var t Table
 	d := json.NewDecoder(r)
 	if err := d.Decode(&t); err != nil {
@@ -190,7 +193,7 @@ func ReadJSON(r io.Reader) (*Table, error) {
 		switch {
 		case c.Policy == "" || c.Workload == "":
 			return nil, fmt.Errorf("not a stored matrix: cell %d names no policy or no workload", i+1)
-		case !slices.Contains(workload.Verdicts(), c.Verdict):
+		case !slices.Contains(verdicts, c.Verdict):
 			return nil, fmt.Errorf("not a stored matrix: %s on %s: %q is no verdict", c.Policy, column{c.Workload, c.Params}, c.Verdict)
 		}
 	}
