@@ -208,6 +208,13 @@ type About struct {
 // Explainer is a policy that can say what it is.
 type Explainer interface{ About() About }
 
+// PTEChecker is a policy with invariants of its own, which are checked with all others:
+// CheckPTE says what is wrong with a present entry of a small page. Its ptl is free, and
+// nothing runs.
+type PTEChecker interface {
+	CheckPTE(v *VMA, pte x86.PTE, p *page.Page) error
+}
+
 // PinKind says what a reference from get_user_pages is for.
 type PinKind uint8
 
@@ -355,7 +362,7 @@ type Fork struct {
 	// Anon and File count mappings made since the counts were last added to the
 	// child's.
 	Anon, File int
-	// Data is the policy's, kept from ForkPTE to ForkBreak.
+	// Data is the policy's; zero when fork begins.
 	Data uint64
 }
 
