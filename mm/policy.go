@@ -61,6 +61,11 @@ const (
 	Hugetlb
 	// UnderSwap: the promises hold while reclaim unmaps pages.
 	UnderSwap
+	// Snapshot: a page that fork copies is one instant of the parent's page.
+	Snapshot
+
+	// Nobody is what no policy promises.
+	Nobody Guarantee = 1 << 31
 )
 
 // Policy is what a fix for "fork against get_user_pages" edits. A policy embeds

@@ -23,7 +23,7 @@ type MapcountUnshare struct {
 func (MapcountUnshare) Name() string { return "mapcount_unshare" }
 
 // Hooks implements mm.Policy.
-func (MapcountUnshare) Hooks() mm.HookSet { return follPinHooks | mm.HookFollow }
+func (MapcountUnshare) Hooks() mm.HookSet { return follPinHooks | mm.HookFollow | mm.HookReclaim }
 
 // Claims implements mm.Policy.
 func (MapcountUnshare) Claims() mm.Guarantee {
@@ -38,7 +38,7 @@ func (MapcountUnshare) About() mm.About {
 		Changes: []string{
 			"get_user_pages: a read pin, plain or FOLL_PIN, of an anonymous page whose mappings and swap entries are more than one, through a read-only pte, takes a copy-on-read fault first; gup-fast goes the slow way",
 			"COW fault: reuse by map count plus swap count, as 2.6.29; a copy-on-read fault decides alike and maps its copy read-only",
-			"fork, FOLL_PIN: as pin_copy",
+			"fork, FOLL_PIN, reclaim: as pin_copy",
 		},
 		Claims: "no pin taken after a fork shows later stores of others, and no pin that nobody shares loses its page",
 		Open:   "a page that vmsplice took before a fork and that was unmapped is the other side's to write; O_DIRECT takes plain references, so its forward race is open. Known to us by the titles and texts of the commits only; the second look after the pte is cleared (two long-term readers and an exiting child) is not modelled",
@@ -78,4 +78,9 @@ func (p MapcountUnshare) ForkPTE(f *mm.Fork) mm.ForkNext {
 		return copyPresentPage(f, pg)
 	}
 	return f.CopyOnePTE()
+}
+
+// SwapAdd is shrink_page_list's test, as in row 20.
+func (MapcountUnshare) SwapAdd(t *sched.Task, pg *page.Page) bool {
+	return !maybePinned(t, mm.SystemOf(t).Pages, pg)
 }

@@ -35,7 +35,7 @@ func (PGGUP) Hooks() mm.HookSet { return mm.HookFollow | mm.HookFastTake | mm.Ho
 
 // Claims implements mm.Policy.
 func (PGGUP) Claims() mm.Guarantee {
-	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure | mm.OtherPins | mm.Hugetlb
+	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure | mm.OtherPins | mm.Hugetlb | mm.Snapshot
 }
 
 // About implements mm.Explainer.

@@ -28,9 +28,14 @@ func lateDMA() *Workload {
 			{Name: "advice", Usage: "what the program does about it: 1 MADV_DONTFORK, 2 MADV_DONTCOW (1300-1316)", Max: 2},
 		},
 		Variants: []string{"fast=0", "fast=1", "get=1", "advice=1", "advice=2"},
-		Needs:    mm.Forward | mm.Reverse | mm.OtherPins,
-		Memory:   func(v Values) uint64 { return uint64(v["pages"])*3<<x86.PageShift + 4<<20 },
-		CPUs:     2, SmallCPUs: 2,
+		NeedsFor: func(v Values) mm.Guarantee {
+			if v["get"] == 1 {
+				return mm.Forward | mm.Reverse | mm.OtherPins
+			}
+			return mm.Forward | mm.Reverse
+		},
+		Memory: func(v Values) uint64 { return uint64(v["pages"])*3<<x86.PageShift + 4<<20 },
+		CPUs:   2, SmallCPUs: 2,
 		Latency:   blk.FastDevice,
 		DiskBytes: func(Values) int64 { return x86.SectorSize },
 		Main:      lateMain,
