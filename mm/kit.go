@@ -95,6 +95,20 @@ func (s *System) AllocUserPage(t *sched.Task, site string) *page.Page {
 	return s.Pages.Alloc(t, page.GFPHighUserMovable, 0, site)
 }
 
+// TryToFreeSwap takes p out of the swap cache if no pte needs its entry, and reports
+// whether it did (try_to_free_swap). The caller has the page locked.
+func (s *System) TryToFreeSwap(t *sched.Task, p *page.Page) bool { return s.tryToFreeSwap(t, p) }
+
+// MapSwapCount returns how many ptes map p, and how many entries stand for it if it is in
+// the swap cache (page_mapcount plus page_swapcount).
+func (s *System) MapSwapCount(t *sched.Task, p *page.Page) int {
+	n := s.Pages.MapRefs(t, p)
+	if s.Pages.TestFlag(t, p, page.SwapCache) {
+		n += s.pageSwapcount(t, p)
+	}
+	return n
+}
+
 // Lock takes the ptl of the fault's entry.
 func (f *Fault) Lock() { f.PTL.Lock(f.T) }
 

@@ -62,6 +62,11 @@ const (
 	Hugetlb
 	// UnderSwap: the promises hold while reclaim unmaps pages.
 	UnderSwap
+	// Snapshot: a page that fork copies is one instant of the parent's page.
+	Snapshot
+
+	// Nobody is what no policy promises.
+	Nobody Guarantee = 1 << 31
 )
 
 // Policy is what a fix for "fork against get_user_pages" edits. A policy embeds
@@ -217,6 +222,13 @@ type About struct {
 // Explainer is a policy that can say what it is.
 type Explainer interface{ About() About }
 
+// PTEChecker is a policy with invariants of its own, which are checked with all others:
+// CheckPTE says what is wrong with a present entry of a small page. Its ptl is free, and
+// nothing runs.
+type PTEChecker interface {
+	CheckPTE(v *VMA, pte x86.PTE, p *page.Page) error
+}
+
 // PinKind says what a reference from get_user_pages is for.
 type PinKind uint8
 
@@ -364,7 +376,7 @@ type Fork struct {
 	// Anon and File count mappings made since the counts were last added to the
 	// child's.
 	Anon, File int
-	// Data is the policy's, kept from ForkPTE to ForkBreak.
+	// Data is the policy's; zero when fork begins.
 	Data uint64
 }
 

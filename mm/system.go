@@ -23,6 +23,7 @@ func NewSystem(m *sched.Machine, pm *page.Map, o Options) (*System, error) {
 		s.policy = Stock{}
 	}
 	s.hooks = s.policy.Hooks()
+	s.pteChecker, _ = s.policy.(PTEChecker)
 	if o.ForceHooks {
 		s.hooks = AllHooks
 	}

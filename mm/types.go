@@ -194,8 +194,9 @@ type System struct {
 	Mem   *x86.Memory
 	Pages *page.Map
 
-	policy Policy
-	hooks  HookSet
+	policy     Policy
+	hooks      HookSet
+	pteChecker PTEChecker // the policy, if it has invariants of its own; immutable
 
 	anon   anonVMAs
 	spaces addressSpaces

@@ -167,6 +167,19 @@ const (
 // IsSwap reports an entry that names a swap slot (or a page being migrated).
 func (e PTE) IsSwap() bool { return e != 0 && e&(PtePresent|PteProtNone|PteFile) == 0 }
 
+// PteSwpExclusive marks, for policies of later kernels, the entry of a page that belongs to
+// one address space alone (Linux 5.19 _PAGE_SWP_EXCLUSIVE). 2.6.29 leaves the bit clear.
+const PteSwpExclusive = PtePSE
+
+// SwpExclusive reports the mark of a swap entry.
+func (e PTE) SwpExclusive() bool { return e.IsSwap() && e&PteSwpExclusive != 0 }
+
+// SwpMkExclusive sets it.
+func (e PTE) SwpMkExclusive() PTE { return e | PteSwpExclusive }
+
+// SwpClearExclusive clears it.
+func (e PTE) SwpClearExclusive() PTE { return e &^ PteSwpExclusive }
+
 // Swap decodes a swap entry.
 func (e PTE) Swap() SwapEntry {
 	return SwapEntry{

@@ -46,6 +46,7 @@ func verbs() []verb {
 		{"list", "", "list the policies and the workloads", runList},
 		{"explain", "NAME", "explain a policy, a workload or a verdict", runExplain},
 		{"replay", "TOKEN [flags]", "replay a schedule exactly, and draw it", runReplay},
+		{"claims", "[flags] [ID...]", "settle the disputes of the thread by experiment", runClaims},
 		{"speed", "[flags]", "measure the host kernel, the memory system and the emulator side by side", runSpeed},
 		{"version", "", "print the version", runVersion},
 	}

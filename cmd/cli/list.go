@@ -112,6 +112,7 @@ var guarantees = []struct {
 }{
 	{mm.Forward, "forward race"}, {mm.Reverse, "reverse race"}, {mm.AIO, "asynchronous I/O"}, {mm.Disclosure, "disclosure"},
 	{mm.OtherPins, "pins of others than direct I/O"}, {mm.Hugetlb, "hugetlb pages"}, {mm.UnderSwap, "under swap"},
+	{mm.Snapshot, "copies that are one instant"},
 }
 
 // promises lists guarantees; without a list, nothing.
@@ -132,11 +133,11 @@ func explainWorkload(e *env, w *workload.Workload) {
 	fmt.Fprintf(e.stdout, "%s (a workload, %s)\n\n%s\n  thread lines %s\n", w.Name, w.Group, wrapped(sentence(w.Title), "  "), w.Lines)
 	var able []string
 	for _, p := range e.policies {
-		if p.Claims()&w.Needs == w.Needs {
+		if w.Promised(p, w.Values(true)) {
 			able = append(able, p.Name())
 		}
 	}
-	fmt.Fprintf(e.stdout, "  it needs: %s\n", promises(w.Needs))
+	fmt.Fprintf(e.stdout, "  it needs: %s\n", promises(w.Requires(w.Values(true))))
 	if able != nil {
 		fmt.Fprintf(e.stdout, "  promised by %s\n", list(able))
 	}

@@ -22,7 +22,10 @@ func (Stock) About() mm.About {
 
 // All returns every policy, in the order of their rows.
 func All() []mm.Policy {
-	return []mm.Policy{Stock{}, PGGUP{}, PGDontCOW{}, DirectIOSem{}}
+	return []mm.Policy{
+		Stock{}, PGGUP{}, PGDontCOW{}, DirectIOSem{},
+		KosakiV3{}, GUPCowBreak{}, WPCopy{}, PinCopy{}, AnonExclusive{}, NewDIOPin(), MapcountUnshare{}, VMNoCOW{}, SentryPinCopy{},
+	}
 }
 
 // Lookup returns the policy with the given name, nil if there is none.

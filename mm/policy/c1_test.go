@@ -68,13 +68,13 @@ func (c *c1) load(t *sched.Task, addr uint64) uint64 {
 // directIO is the thread that does direct I/O.
 func (c *c1) directIO(t *sched.Task) {
 	pages := make([]*page.Page, 1)
-	n, err := mm.GetUserPagesFast(t, c1Addr, 1, true /* write */, mm.PinGet, pages)
+	n, err := mm.GetUserPagesFast(t, c1Addr, 1, true /* write */, mm.PinPin, pages)
 	if n != 1 || err != nil {
 		t.Oops("get_user_pages_fast: %d, %v", n, err)
 	}
 	c.ready.Wait(t)
 	c.s.Mem.DMAWrite(c.s.Pages.PFN(pages[0]), 512, []byte{c1Value})
-	c.s.PutUserPage(t, pages[0], mm.PinGet)
+	c.s.PutUserPage(t, pages[0], mm.PinPin)
 	if got := c.load(t, c1Addr+512); got != c1Value {
 		c.verdict, c.detail = "lost-read", fmt.Sprintf("want %#x, found %#x", c1Value, got)
 	}

@@ -28,7 +28,13 @@ func TestC1Exhaustively(t *testing.T) {
 		{PGDontCOW{}, bound, false},
 		{PGGUP{noRecheck: true}, 1, true},
 		{Stock{}, 1, true},
+		{PinCopy{}, bound, false},
+		{NewDIOPin(), bound, false},
+		{PinCopy{noSeq: true}, 2, true}, // write_protect_seq: the fix of 5.11
 	} {
+		if Race && c.bound > bound {
+			continue
+		}
 		r, err := explore.Exhaust(context.Background(), c1Target(c.policy), explore.ExhaustOptions{Preemptions: c.bound})
 		require.NoError(t, err)
 		require.True(t, r.Complete)

@@ -64,6 +64,16 @@ func TestMutantsCorrupt(t *testing.T) {
 		{"pg_gup without the forced write fault", "forkscrewreverse", workload.LeakToDisk, 1500},
 		{"pg_dontcow without the forced write fault", "forkscrewreverse", workload.LeakToDisk, 1500},
 		{"directio_sem without the forced write fault", "forkscrewreverse", workload.LeakToDisk, 1500},
+		{"kosaki_v3 without the semaphore", "forkscrew", workload.LostRead, 600},
+		{"gup_cow_break without the forced write fault", "forkscrewreverse", workload.LeakToDisk, 1500},
+		{"wp_copy by map count", "forkscrewreverse", workload.LeakToDisk, 1500},
+		{"pin_copy without the copy at fork", "late_dma", workload.LostRead, 600},
+		{"anon_exclusive without the copy at fork", "late_dma", workload.LostRead, 600},
+		{"dio_pin without the copy at fork", "forkscrew", workload.LostRead, 600},
+		{"mapcount_unshare without unsharing", "vmsplice", workload.LeakToChild, 600},
+		{"vm_nocow without the copy at fork", "forkscrew", workload.LostRead, 600},
+		{"sentry_pin_copy without the copy at fork", "forkscrew", workload.LostRead, 600},
+		{"sentry_pin_copy without the forced write fault", "forkscrewreverse", workload.LeakToDisk, 1500},
 	} {
 		t.Run(c.mutant+" on "+c.workload, func(t *testing.T) {
 			if policy.Race && c.schedules > 1500 {

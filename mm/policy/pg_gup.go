@@ -37,7 +37,7 @@ func (PGGUP) Hooks() mm.HookSet {
 
 // Claims implements mm.Policy.
 func (PGGUP) Claims() mm.Guarantee {
-	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure | mm.OtherPins | mm.Hugetlb
+	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure | mm.OtherPins | mm.Hugetlb | mm.Snapshot
 }
 
 // About implements mm.Explainer.

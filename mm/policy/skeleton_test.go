@@ -10,15 +10,14 @@ import (
 	"github.com/cowlab/cowlab/mm/page"
 )
 
-// The skeletons below are not policies: they hold the steps of five very different
-// patches (rows 3, 11, 14, 20 and 21; row 10 exists) against the Policy interface, so
+// The skeletons below are not policies: they hold the steps of three very different
+// patches (rows 3, 11 and 14) against the Policy interface, so
 // that a change of the interface that would shut one of them out does not compile.
 
 var (
 	_ mm.Policy = vmDontCOWSkeleton{}
 	_ mm.Policy = dioRangeLockSkeleton{}
 	_ mm.Policy = directedCOWSkeleton{}
-	_ mm.Policy = anonExclusiveSkeleton{}
 )
 
 // vmDontCOWSkeleton is row 3: the first pin turns mmap_sem round and un-COWs the VMA;
@@ -175,66 +174,4 @@ func (directedCOWSkeleton) WP(f *mm.Fault) mm.WPNext {
 		return true
 	})
 	return mm.WPFinished
-}
-
-// anonExclusiveSkeleton is rows 20 and 21: pins are counted in units of 1024, pages know
-// whether they are exclusive, read pins unshare first.
-type anonExclusiveSkeleton struct{ mm.Stock }
-
-const (
-	pinBias   = 1024
-	exclusive = page.Policy1
-)
-
-func (anonExclusiveSkeleton) FastBegin(f *mm.Fast) bool {
-	f.Data = 7 // the sequence count
-	return true
-}
-
-func (anonExclusiveSkeleton) FastTake(f *mm.Fast, ref x86.PTERef, pte x86.PTE, p *page.Page) bool {
-	pages := f.MM.Sys.Pages
-	n := 1
-	if f.Kind != mm.PinGet {
-		n = pinBias
-	}
-	pages.GetNAs(f.T, p, page.RefPin, n)
-	if ref.Load(f.T.C) != pte || f.Kind != mm.PinGet && !pte.Write() && !pages.TestFlag(f.T, p, exclusive) {
-		pages.PutNAs(f.T, p, page.RefPin, n)
-		return false
-	}
-	return true
-}
-
-func (anonExclusiveSkeleton) FastEnd(f *mm.Fast) bool { return f.Data == 7 }
-
-func (anonExclusiveSkeleton) Follow(g *mm.GUP, pte x86.PTE, p *page.Page) mm.FollowNext {
-	if g.Kind != mm.PinGet && !pte.Write() && p.Anon() && !g.MM.Sys.Pages.TestFlag(g.T, p, exclusive) {
-		g.Foll |= mm.FollUnshare
-		return mm.FollowFault
-	}
-	return mm.FollowTake
-}
-
-func (anonExclusiveSkeleton) ForkPTE(f *mm.Fork) mm.ForkNext {
-	f.Page = f.Src.Sys.NormalPage(f.SrcVMA, f.PTE)
-	if f.Page != nil && f.Src.Sys.Pages.Refs(f.T, f.Page) >= pinBias {
-		return mm.ForkStop
-	}
-	return f.CopyOnePTE()
-}
-
-func (anonExclusiveSkeleton) ForkBreak(f *mm.Fork) mm.ForkNext {
-	next := f.CopyToChild("copy_present_page")
-	f.Unlock()
-	return next
-}
-
-func (anonExclusiveSkeleton) ForkSwap(f *mm.Fork) { f.PTE &^= x86.PteSpecial }
-
-func (anonExclusiveSkeleton) Unmap(u *mm.Unmap) bool {
-	return mm.SystemOf(u.T).Pages.Refs(u.T, u.Page) < pinBias
-}
-
-func (anonExclusiveSkeleton) Mprotect(_ *mm.VMA, _ x86.PTE, p *page.Page) bool {
-	return p.Has(exclusive)
 }

@@ -169,7 +169,7 @@ func runCell(ctx context.Context, w *workload.Workload, variant string, p mm.Pol
 			c.Also = append(c.Also, v)
 		}
 	}
-	if c.Verdict.Corrupts() && p.Claims()&w.Needs != w.Needs {
+	if c.Verdict.Corrupts() && !w.Promised(p, small) {
 		c.Also = append(c.Also, workload.NotCovered)
 	}
 	return c, nil

@@ -24,12 +24,18 @@ func lateDMA() *Workload {
 			{Name: "pages", Usage: "pages registered", Default: 32, Small: 1, Min: 1, Max: 1 << 12},
 			{Name: "forks", Usage: "forks, each with a transfer in both directions", Default: 20, Small: 1, Min: 1, Max: 1 << 16},
 			{Name: "fast", Usage: "1: registered by get_user_pages_fast", Max: 1},
+			{Name: "get", Usage: "1: takes plain references, as drivers did before FOLL_PIN", Max: 1},
 			{Name: "advice", Usage: "what the program does about it: 1 MADV_DONTFORK, 2 MADV_DONTCOW (1300-1316)", Max: 2},
 		},
-		Variants: []string{"fast=0", "fast=1", "advice=1", "advice=2"},
-		Needs:    mm.Forward | mm.Reverse | mm.OtherPins,
-		Memory:   func(v Values) uint64 { return uint64(v["pages"])*3<<x86.PageShift + 4<<20 },
-		CPUs:     2, SmallCPUs: 2,
+		Variants: []string{"fast=0", "fast=1", "get=1", "advice=1", "advice=2"},
+		NeedsFor: func(v Values) mm.Guarantee {
+			if v["get"] == 1 {
+				return mm.Forward | mm.Reverse | mm.OtherPins
+			}
+			return mm.Forward | mm.Reverse
+		},
+		Memory: func(v Values) uint64 { return uint64(v["pages"])*3<<x86.PageShift + 4<<20 },
+		CPUs:   2, SmallCPUs: 2,
 		Latency:   blk.FastDevice,
 		DiskBytes: func(Values) int64 { return x86.SectorSize },
 		Main:      lateMain,
@@ -50,7 +56,11 @@ func lateMain(t *kernel.Thread, r *Run) {
 	size := uint64(n) << x86.PageShift
 	buf := t.MustMmap(size)
 	t.Fill(buf, size, 0)
-	reg, err := t.RegisterMemory(buf, size, kernel.RegisterOptions{Write: true, Fast: r.Values["fast"] == 1})
+	kind := mm.PinLongterm // which is a plain reference where the policy knows no other
+	if r.Values["get"] == 1 {
+		kind = mm.PinGet
+	}
+	reg, err := t.RegisterMemory(buf, size, kernel.RegisterOptions{Write: true, Fast: r.Values["fast"] == 1, Kind: kind})
 	if r.failed(err, "register") {
 		return
 	}

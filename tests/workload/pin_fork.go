@@ -50,8 +50,13 @@ func pinForkRound(t *kernel.Thread, r *Run) {
 	driver := t.Go("driver", func(t *kernel.Thread) {
 		var pinned [1]*page.Page
 		s := t.MM().Sys
+		user := mm.PinUser{MM: t.MM(), Kind: mm.UserDriver, Write: true, Async: true, Ranges: []mm.Range{{Addr: buf, Len: x86.PageSize}}}
 		err := t.Kernel(func(task *sched.Task) error {
-			_, err := mm.GetUserPagesFast(task, buf, 1, true /* write */, mm.PinGet, pinned[:])
+			user.T = task
+			if err := s.PinBegin(&user); err != nil {
+				return err
+			}
+			_, err := mm.GetUserPagesFast(task, buf, 1, true /* write */, mm.PinPin, pinned[:])
 			return err
 		})
 		if r.failed(err, "get_user_pages_fast") {
@@ -62,7 +67,8 @@ func pinForkRound(t *kernel.Thread, r *Run) {
 			pfn := s.Pages.PFN(pinned[0])
 			task.Point(x86.OpDMAWrite, x86.FrameObj(pfn, pinnedAt))
 			s.Mem.DMAWrite(pfn, pinnedAt, []byte{pinnedByte})
-			s.PutUserPage(task, pinned[0], mm.PinGet)
+			s.PutUserPage(task, pinned[0], mm.PinPin)
+			s.PinEnd(task, &user)
 			return nil
 		})
 		r.compare(LostRead, "pinned page", pinnedAt, []byte{pinnedByte}, t.Bytes(buf+pinnedAt, 1))

@@ -25,8 +25,10 @@ type Workload struct {
 	Variants []string
 	// Valid checks values against each other; nil: nothing to check.
 	Valid func(Values) error
-	// Needs is what a policy has to promise for the property to hold.
-	Needs mm.Guarantee
+	// Needs is what a policy has to promise for the property to hold; NeedsFor, if not
+	// nil, says so where it depends on the values.
+	Needs    mm.Guarantee
+	NeedsFor func(Values) mm.Guarantee
 	// Memory is the machine's RAM in bytes.
 	Memory func(Values) uint64
 	// CPUs and SmallCPUs are the processors of the two forms.
@@ -39,6 +41,8 @@ type Workload struct {
 	Latency func() blk.Latency
 	// Writes is set if the program writes to the disk.
 	Writes bool
+	// Tune changes what the machine is: further disks, huge pages; nil: nothing.
+	Tune func(v Values, o *kernel.Options)
 	// Main is the program.
 	Main func(t *kernel.Thread, r *Run)
 	// Check looks at the disk when the machine is quiet; nil: nothing.
@@ -47,7 +51,29 @@ type Workload struct {
 
 // All returns the workloads, in the order of tables.
 func All() []*Workload {
-	return []*Workload{dmaThread(), forkscrew(), forkscrewreverse(), pinFork(), lateDMA(), vmspliceDisclosure(), ptracePeek()}
+	return []*Workload{
+		dmaThread(), forkscrew(), pinFork(), lateDMA(), forkTwice(), database(), userWays(),
+		forkscrewreverse(), snapshotWriter(),
+		vmspliceDisclosure(),
+		swapPin(),
+		ptracePeek(), dmaAfterUnmap(),
+		tornCopy(), mprotectPin(), forkStorm(),
+		readOnlyBuffer(),
+	}
+}
+
+// Requires is what a policy has to promise for the property to hold with these values.
+func (w *Workload) Requires(v Values) mm.Guarantee {
+	if w.NeedsFor != nil {
+		return w.NeedsFor(v)
+	}
+	return w.Needs
+}
+
+// Promised reports whether policy p promises what the workload checks with these values.
+func (w *Workload) Promised(p mm.Policy, v Values) bool {
+	needs := w.Requires(v)
+	return p.Claims()&needs == needs
 }
 
 // Lookup returns the workload with the given name, nil if there is none.
@@ -308,11 +334,16 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 	if o.Regime == sched.Free {
 		watchdog = sched.NoWatchdog // thousands of runs; no workload blocks in Go
 	}
-	return r, kernel.Options{
+	ko := kernel.Options{
 		CPUs: o.CPUs, Memory: w.Memory(o.Values), Regime: o.Regime, Strategy: o.Strategy,
 		Policy: o.Policy, ForceHooks: o.ForceHooks, Disks: []kernel.Disk{disk}, Events: o.Events,
 		Hosts: o.Hosts, Cost: o.Cost, StepLimit: o.StepLimit, Watchdog: watchdog,
-	}, nil
+		LivelockNS: 2_000_000_000, // no workload waits longer for anything
+	}
+	if w.Tune != nil {
+		w.Tune(o.Values, &ko)
+	}
+	return r, ko, nil
 }
 
 // readImage reads the part of a disk image that a workload will use.

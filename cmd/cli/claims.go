@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cowlab/cowlab/tests/claims"
+)
+
+func runClaims(e *env, args []string) error {
+	fs := newFlags(e, "claims", "[flags] [ID...]", `Settle the thread's disputes by experiment: what was said, what was run, whether it is so.
+
+Races are searched with a bounded number of schedules, or with -deep in every schedule
+with at most two preemptions. Costs are counted in the timed regime; a comparison of times
+counts only if it survives each constant of the cost model being varied by half either way.
+
+Exit codes: 0 if every claim has a verdict, 1 if an experiment could not be made.`,
+		"cowlab claims C1 C16",
+		"cowlab claims -format json")
+	form := fs.String("format", "text", "text or json")
+	schedules := fs.Uint64("schedules", claims.DefaultSchedules, "schedules of each search")
+	deep := fs.Bool("deep", false, "search every schedule with at most two preemptions instead; takes much longer")
+	seed := fs.Uint64("seed", 1, "numbers the searches; the same seed searches the same schedules")
+	workers := fs.Int("workers", 0, "host threads that search; 0 means one for each core")
+	ids, err := parse(fs, args, 1000)
+	if err != nil {
+		return err
+	}
+	if err := oneOf("format", *form, "text", "json"); err != nil {
+		return err
+	}
+	if *schedules == 0 || *workers < 0 {
+		return usagef("-schedules must be positive, and -workers not negative")
+	}
+	chosen := claims.All()
+	if len(ids) > 0 {
+		if chosen, err = chooseClaims(ids); err != nil {
+			return err
+		}
+	}
+	bar := newProgress(e)
+	settled, err := claims.Run(e.ctx, chosen, claims.Options{
+		Policies: e.policies, Schedules: *schedules, Deep: *deep, Seed: *seed, Workers: *workers,
+	}, bar.show)
+	bar.clear()
+	if err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	var werr error
+	if *form == "json" {
+		werr = claims.WriteJSON(e.stdout, settled)
+	} else {
+		werr = claims.WriteText(e.stdout, settled)
+	}
+	if err = errors.Join(err, werr); err != nil {
+		return err
+	}
+	for _, s := range settled {
+		if s.Error != "" {
+			return fmt.Errorf("%s: %s: %w", s.ID, s.Error, errDiffer)
+		}
+	}
+	return nil
+}
+
+// chooseClaims finds claims by their numbers, in the order given.
+func chooseClaims(ids []string) ([]claims.Claim, error) {
+	var names []string
+	for _, c := range claims.All() {
+		names = append(names, c.ID)
+	}
+	var out []claims.Claim
+	for _, id := range ids {
+		c := claims.Lookup(id)
+		if c == nil {
+			return nil, usagef("unknown claim %q%s; there are %s to %s", id, didYouMean(id, names), names[0], names[len(names)-1])
+		}
+		out = append(out, *c)
+	}
+	return out, nil
+}

@@ -1,0 +1,21 @@
+// Package claims settles the disputes of the thread by experiment. A [Claim] is one
+// sentence that somebody wrote, in our words, and a program that finds out: it searches
+// schedules, counts what an operation costs, or compares such figures. Nothing is
+// written down in advance: change the policy's code and the verdict changes, which the
+// tests do for each claim.
+//
+//	confirmed   what was said is what was seen
+//	refuted     it is not
+//	depends     on what, the result says
+//
+// Two kinds of experiment come up again and again, and [Lab] has them:
+//
+//   - a race ([Lab.Search]): the small form of a workload under a policy, searched with a
+//     bounded number of schedules. Where something is found, a token replays it; where
+//     nothing is, that holds for the schedules searched ([Options].Deep makes that all
+//     schedules with few preemptions).
+//   - a cost ([Lab.Count], [Lab.Compare]): a program in the timed regime, where counts and
+//     virtual time are equal each time. A comparison of times is only worth stating if
+//     it stays what it is when each constant of the cost model is varied by half either
+//     way; [Lab.Compare] does that.
+package claims
