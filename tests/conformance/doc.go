@@ -34,7 +34,4 @@
 //
 // records it anew, with the table in the README. Whoever does that reads the difference.
 // "cowlab cow" prints the same table.
-//
-// A kind that the machine cannot map yet is in prepared, in kind.go, with its cases written
-// for it; a line in [Kinds] enables it.
 package conformance

@@ -53,35 +53,21 @@ func Kinds() []*Kind {
 			About: "such a page, swapped out: its only copy is on the swap device"},
 		{Name: "swapcache", Size: x86.PageSize, Map: mapAnon, Prepare: (*Env).swapOutKept,
 			About: "such a page, swapped out and written, and still in the swap cache (cow.c takes whichever of the two it gets)"},
-		prepared["hugetlb2M"],
-		prepared["hugetlb1G"],
+		{Name: "hugetlb2M", Size: x86.PMDSize, Map: mapHuge(x86.PMDSize, mm.MapHuge2M), Options: hugePool,
+			About: "a huge page of 2 MiB, private (MAP_HUGETLB)"},
+		{Name: "hugetlb1G", Size: 1 << 30, Map: mapHuge(1<<30, mm.MapHuge1G), Options: giantPool,
+			Steps: 1_200_000, About: "a huge page of 1 GiB, private; cases look at a few places of it, and pin its beginning"},
 		{Name: "zero", Size: x86.PageSize, Map: mapTwo, Prepare: (*Env).touchBoth,
 			About: "private memory that has only been read; 2.6.29 has no shared zero page for it, later kernels do"},
 		{Name: "shmem", Size: x86.PageSize, Map: mapShmem, Prepare: (*Env).touchBoth,
 			About: "a private mapping of a page of shared memory: cow.c's memfd and tmpfile, one thing here"},
-		prepared["hugetlbfs2M"],
+		{Name: "hugetlbfs2M", Size: x86.PMDSize, Map: mapHugeFile, Options: hugePool, Prepare: (*Env).touchBoth,
+			About: "a private mapping of a huge page of shared memory: cow.c's memfd hugetlb"},
 	}
 }
 
-// prepared are kinds that the machine cannot map yet. Their cases are written, the
-// expectations beside them come from reading 2.6.29, and nothing of it has run.
-var prepared = map[string]*Kind{
-	"hugetlb2M": {Name: "hugetlb2M", Size: x86.PMDSize, Map: mapHuge(21), Options: hugePool,
-		About: "a huge page of 2 MiB, private (MAP_HUGETLB)"},
-	"hugetlb1G": {Name: "hugetlb1G", Size: 1 << 30, Map: mapHuge(30), Options: giantPool,
-		Steps: 1_200_000, About: "a huge page of 1 GiB, private; cases look at a few places of it, and pin its beginning"},
-	"hugetlbfs2M": {Name: "hugetlbfs2M", Size: x86.PMDSize, Map: mapHugeFile, Options: hugePool, Prepare: (*Env).touchBoth,
-		About: "a private mapping of a huge page of shared memory: cow.c's memfd hugetlb"},
-}
-
-// mapHugeTLB and the shift are MAP_HUGETLB with the size in the flags, as since Linux 3.8.
-const (
-	mapHugeTLB   mm.MapFlags = 0x40000
-	mapHugeShift mm.MapFlags = 26
-)
-
 // hugePool gives the machine a pool of a dozen pages of 2 MiB, giantPool one of four pages
-// of 1 GiB. The pools' sizes are options that come with MAP_HUGETLB.
+// of 1 GiB.
 func hugePool(o *kernel.Options) {
 	o.Memory = 64 << 20
 	o.HugePages = 12
@@ -107,17 +93,16 @@ func mapShmem(e *Env, n uint64) uint64 {
 	return e.privately(e.Other, n*x86.PageSize)
 }
 
-func mapHuge(shift int) func(e *Env, n uint64) uint64 {
+func mapHuge(size uint64, flag mm.MapFlags) func(e *Env, n uint64) uint64 {
 	return func(e *Env, n uint64) uint64 {
-		flags := private | mapHugeTLB | mm.MapFlags(shift)<<mapHugeShift
-		a, err := e.Mmap(0, n<<shift, rw, flags, -1, 0)
+		a, err := e.Mmap(0, n*size, rw, private|mm.MapHugetlb|flag, -1, 0)
 		e.must("mmap", err)
 		return a
 	}
 }
 
 func mapHugeFile(e *Env, n uint64) uint64 {
-	a, err := e.Mmap(0, n*x86.PMDSize, rw, shared|mapHugeTLB|21<<mapHugeShift, -1, 0)
+	a, err := e.Mmap(0, n*x86.PMDSize, rw, shared|mm.MapHugetlb|mm.MapHuge2M, -1, 0)
 	e.must("mmap", err)
 	e.Other = a
 	e.Fill(a, n*x86.PMDSize, oldByte)

@@ -58,7 +58,7 @@ var ltpHuge = []ltpCase{
 		errno(t, unix.EINVAL, th.Munmap(a+pg, hp))
 		errno(t, unix.EINVAL, th.Munmap(a, hp+pg))
 		errno(t, unix.EINVAL, th.Mprotect(a+pg, hp, mm.ProtRead))
-		_, err := th.Mmap(a+pg, hp, rw, private|mapHugeTLB|21<<mapHugeShift|mm.MapFixed, -1, 0)
+		_, err := th.Mmap(a+pg, hp, rw, private|mm.MapHugetlb|mm.MapHuge2M|mm.MapFixed, -1, 0)
 		errno(t, unix.EINVAL, err)
 	}},
 	{"hugemmap21: threads that each break COW", func(t *testing.T, th *kernel.Thread) {
@@ -99,7 +99,7 @@ var ltpHuge = []ltpCase{
 		dies(t, th, kernel.SIGSEGV, func(c *kernel.Thread) { c.Load8(a + hp) })
 	}},
 	{"hugemmap29: a private mapping and a shared one", func(t *testing.T, th *kernel.Thread) {
-		s, err := th.Mmap(0, hp, rw, shared|mapHugeTLB|21<<mapHugeShift, -1, 0)
+		s, err := th.Mmap(0, hp, rw, shared|mm.MapHugetlb|mm.MapHuge2M, -1, 0)
 		require.NoError(t, err)
 		th.Store8(s, 1)
 		p, err := again(t, th, s, 0, hp/pg, rw, mm.MapPrivate)
@@ -116,7 +116,7 @@ const hp = x86.PMDSize
 
 func hugeMapped(t *testing.T, th *kernel.Thread, pages uint64) uint64 {
 	t.Helper()
-	a, err := th.Mmap(0, pages*hp, rw, private|mapHugeTLB|21<<mapHugeShift, -1, 0)
+	a, err := th.Mmap(0, pages*hp, rw, private|mm.MapHugetlb|mm.MapHuge2M, -1, 0)
 	require.NoError(t, err)
 	return a
 }

@@ -52,7 +52,7 @@ var ltpLeftOut = map[string]string{
 	"thp01-04":                                   "2.6.29 has no transparent huge pages",
 	"vma02,04":                                   "mbind: NUMA policies are not modelled",
 	"vma05":                                      "there is no vdso",
-	"hugefork02,hugemmap01-02,04-09,11-17,19-20,24-28,30-32,34-38": "hugetlbfs: files, pools, reservations, fadvise; only private huge pages are prepared",
+	"hugefork02,hugemmap01-02,04-09,11-17,19-20,24-28,30-32,34-38": "hugetlbfs: files, pools, reservations, fadvise; only private huge pages are ported",
 	"hugefallocate01-02": "fallocate came with 2.6.23, on hugetlbfs with 4.3",
 	"hugeshmat01-05,hugeshmctl01-03,hugeshmdt01,hugeshmget01-06": "System V shared memory is not modelled",
 	"cpuset01-02,migrate_pages01-03,move_pages01-12":             "one node: cpusets and migration are not modelled",
@@ -106,8 +106,8 @@ func expand(t *testing.T, list string) (out []string) {
 	return out
 }
 
-// TestLTPScope: every name is ported, prepared for huge pages, or left out for a reason,
-// and none is two of these.
+// TestLTPScope: every name is ported or left out for a reason,
+// and none is both.
 func TestLTPScope(t *testing.T) {
 	where := map[string]string{}
 	add := func(name, as string) {
@@ -124,7 +124,7 @@ func TestLTPScope(t *testing.T) {
 	}
 	for _, c := range ltpHuge {
 		for _, n := range c.names() {
-			add(n, "prepared")
+			add(n, "ported")
 		}
 	}
 	add("dirtyc0w", "ported") // TestDirtyCOW
