@@ -89,10 +89,10 @@ func (e *Env) protectThen() {
 	e.Store8(e.Mem+e.Size-1, newByte)
 }
 
-// pageoutThen swaps the page out, looks at it, which maps it read-only, and stores to its
-// last byte.
+// pageoutThen swaps the pinned page out, if that can be done, looks at it, which maps it
+// read-only, and stores to its last byte.
 func (e *Env) pageoutThen() {
-	e.pageout(e.Thread, e.Mem, e.Size)
+	e.tryPageout(e.Thread, e.Mem, e.Size)
 	last := e.Mem + e.Size - 1
 	e.Load8(last)
 	e.Store8(last, newByte)
