@@ -23,6 +23,7 @@ func NewSystem(m *sched.Machine, pm *page.Map, o Options) (*System, error) {
 		s.policy = Stock{}
 	}
 	s.hooks = s.policy.Hooks()
+	s.slowHolder, _ = s.policy.(MmapSemHolder)
 	if o.ForceHooks {
 		s.hooks = AllHooks
 	}

@@ -184,8 +184,9 @@ type System struct {
 	Mem   *x86.Memory
 	Pages *page.Map
 
-	policy Policy
-	hooks  HookSet
+	policy     Policy
+	hooks      HookSet
+	slowHolder MmapSemHolder // the policy, if it is one; immutable
 
 	anon    anonVMAs
 	spaces  addressSpaces
