@@ -22,7 +22,28 @@ func (Stock) About() mm.About {
 
 // All returns every policy, in the order of their rows.
 func All() []mm.Policy {
-	return []mm.Policy{Stock{}, PGGUP{}, PGDontCOW{}, DirectIOSem{}}
+	return []mm.Policy{
+		Stock{},                        // 0
+		PGGUPV1{},                      // 1
+		PGGUP{},                        // 2
+		VMDontCOW{},                    // 3
+		VMDontCOW{Fixed: true},         //
+		VMDontCOW{Amended: true},       //
+		PGDontCOWV2{},                  // 4
+		PGDontCOW{},                    // 5
+		DirectIOSemV1{},                // 6
+		WPPageCount{},                  // 7
+		WPPageCountReuse{},             //
+		PinReferenced{},                //
+		WPPageCountNoSwap{},            // 8
+		WPPageCountNoSwap{Fixed: true}, //
+		PinnedPTEs{},                   // 9
+		PinnedPTEs{After: true},        //
+		DirectIOSem{},                  // 10
+		MmapSemDIO{},                   // 12
+		MmapSemDIO{Fixed: true},        //
+		ForkLock{},                     // 13
+	}
 }
 
 // Lookup returns the policy with the given name, nil if there is none.
