@@ -40,9 +40,15 @@ func All() []mm.Policy {
 		PinnedPTEs{},                   // 9
 		PinnedPTEs{After: true},        //
 		DirectIOSem{},                  // 10
+		DIORangeLock{},                 // 11
+		DIORangeLockFixed(),            //
 		MmapSemDIO{},                   // 12
 		MmapSemDIO{Fixed: true},        //
 		ForkLock{},                     // 13
+		DirectedCOW{},                  // 14
+		WarnOnce{},                     // 15
+		// Ideas of the thread that never became a patch.
+		KSMFork{}, ForkLockLookup{}, DIOPageMultiple{},
 	}
 }
 

@@ -28,7 +28,7 @@ func (ForkLock) Name() string { return "fork_lock" }
 
 // Claims implements mm.Policy.
 func (ForkLock) Claims() mm.Guarantee {
-	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure | mm.OtherPins
+	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure
 }
 
 // About implements mm.Explainer.
