@@ -17,10 +17,13 @@ import (
 )
 
 // runOn runs a program under a policy in the timed regime, where a run is always the same,
-// on a machine of 1 MiB, unless o says otherwise.
+// on a machine of 1 MiB, unless o says otherwise; in the free one if o has a strategy.
 func runOn(t *testing.T, p mm.Policy, o kernel.Options, fn func(th *kernel.Thread)) (*kernel.Machine, *kernel.Outcome) {
 	t.Helper()
 	o.Policy, o.Regime, o.NoStack, o.CheckLocks = p, sched.Timed, true, true
+	if o.Strategy != nil {
+		o.Regime = sched.Free
+	}
 	if o.CPUs == 0 {
 		o.CPUs = 1
 	}
