@@ -97,7 +97,8 @@
 // kit: [Fork.CopyOnePTE], [Fork.Lock], [Fork.Unlock], [Fork.AddMapping],
 // [Fork.DropMapping], [Fork.SetChildPage], [Fork.CopyToChild], [Fault.LockPage],
 // [Fault.LockAndReuse], [System.PtepClearFlush], [System.CowUserPage],
-// [System.ReuseSwapPage], [System.ZapPTE], [MM.LockPTE]. Where a hook's bit is clear the
+// [System.ReuseSwapPage], [System.ZapPTE], [System.ClearPageMlock], [MM.LockPTE],
+// [System.RmapWalk], [CurrentFault]. Where a hook's bit is clear the
 // core does not call the policy at all.
 //
 // # Files

@@ -56,7 +56,7 @@ func TestRecorded(t *testing.T) {
 		for _, p := range policy.All() {
 			result := run(t, c, p, hosts)
 			require.Equal(t, result, run(t, c, p, hosts), "%s under %s: two runs", c.Name, p.Name())
-			fmt.Fprintf(&got, "    %-16s %s\n", p.Name(), result)
+			fmt.Fprintf(&got, "    %-26s %s\n", p.Name(), result)
 		}
 	}
 	if *rewrite {
