@@ -48,7 +48,7 @@ func All() []mm.Policy {
 		DirectedCOW{},                  // 14
 		WarnOnce{},                     // 15
 		// Ideas of the thread that never became a patch.
-		KSMFork{}, ForkLockLookup{}, DIOPageMultiple{},
+		KSMFork{}, ForkLockLookup{}, DIOPageMultiple{}, OneReadPin{},
 	}
 }
 

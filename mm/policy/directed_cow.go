@@ -55,9 +55,11 @@ func (DirectedCOW) About() mm.About {
 // AnonNew remembers the first owner.
 func (DirectedCOW) AnonNew(_ *sched.Task, pg *page.Page, v *mm.VMA) { pg.Policy.Poke(uint64(v.MM.ID)) }
 
+func firstOwner(pg *page.Page) uint32 { return uint32(pg.Policy.Peek()) }
+
 // WP is do_wp_page's decision.
 func (p DirectedCOW) WP(f *mm.Fault) mm.WPNext {
-	if f.Page.Policy.Peek() != uint64(f.MM.ID) || p.noDirect {
+	if firstOwner(f.Page) != f.MM.ID || p.noDirect {
 		return f.LockAndReuse()
 	}
 	if !f.LockPage() {

@@ -28,6 +28,7 @@ var Mutants = map[string]mm.Policy{
 	"mmap_sem_dio_fixed without the semaphore":     MmapSemDIO{Fixed: true, noSem: true},
 	"fork_lock without the lock":                   ForkLock{noLock: true},
 	"directed_cow without the direction":           DirectedCOW{noDirect: true},
+	"one_read_pin without the record":              OneReadPin{noRecord: true},
 	"ksm_fork without the flush":                   KSMFork{noFlush: true},
 	"fork_lock_lookup without the lock":            ForkLockLookup{noLock: true},
 	"dio_page_multiple without the refusal":        DIOPageMultiple{noRefuse: true},

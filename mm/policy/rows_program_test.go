@@ -293,8 +293,12 @@ func TestRangeBeginsOnePageLate(t *testing.T) {
 // sides have pinned the shared page for reading; the owner stores; the child's device reads
 // what the child's memory does not hold.
 func TestTwoReaders(t *testing.T) {
-	for name, want := range map[string]byte{"directed_cow": 9, "pg_gup": 1} {
-		_, out := run(t, name, kernel.Options{}, func(th *kernel.Thread) {
+	for name, want := range map[string]byte{"directed_cow": 9, "pg_gup": 1, "one_read_pin": 1, "one_read_pin without the record": 9} {
+		p := policy.Mutants[name]
+		if p == nil {
+			p = policy.Lookup(name)
+		}
+		_, out := runOn(t, p, kernel.Options{}, func(th *kernel.Thread) {
 			a, word := th.MustMmap(pg), th.MustMmapShared(pg)
 			th.Store8(a, 1)
 			pid, err := th.Fork(func(c *kernel.Thread) {

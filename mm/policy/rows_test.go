@@ -59,6 +59,7 @@ func TestRowsLeaveOpen(t *testing.T) {
 		{"directed_cow", "forkscrew", "", changed},    // until the owner stores
 		{"directed_cow", "vmsplice", "side=0", pipe},  // the reader is not the first owner
 		{"directed_cow", "vmsplice", "side=1", pipe},  // the owner has unmapped it
+		{"one_read_pin", "forkscrew", "", changed},
 		{"warn_once", "forkscrew", "", lost},
 		{"dio_page_multiple", "forkscrew", "", workload.Refused},
 		{"dio_page_multiple", "forkscrewreverse", "", disk},
@@ -93,6 +94,7 @@ func TestRowsHold(t *testing.T) {
 		{"ksm_fork", "forkscrew", ""}, {"ksm_fork", "pin_fork", ""}, {"ksm_fork", "late_dma", ""},
 		{"fork_lock_lookup", "forkscrew", ""}, {"fork_lock_lookup", "vmsplice", "side=1"}, {"fork_lock_lookup", "pin_fork", ""},
 		{"dio_page_multiple", "dma_thread", "a=0"},
+		{"one_read_pin", "forkscrewreverse", ""}, {"one_read_pin", "vmsplice", "side=0"}, {"one_read_pin", "vmsplice", "side=1"}, {"one_read_pin", "pin_fork", ""},
 	} {
 		r := search(t, c.workload, c.params, policy.Lookup(c.policy), n)
 		assert.Equal(t, r.Schedules, r.ByVerdict[explore.Safe], "%s on %s %s: %v", c.policy, c.workload, c.params, r.ByVerdict)
