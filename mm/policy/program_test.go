@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -88,7 +89,8 @@ func searchProgram(t *testing.T, p mm.Policy, o kernel.Options, n uint64, fn fun
 	}
 	for _, w := range r.Witnesses {
 		if w.Verdict != explore.Safe {
-			t.Logf("%s: %s in %d of %d schedules: %s", p.Name(), w.Verdict, r.ByVerdict[w.Verdict], r.Schedules, w.Detail)
+			what, _, _ := strings.Cut(w.Detail, "\n")
+			t.Logf("%s: %s in %d of %d schedules: %s", p.Name(), w.Verdict, r.ByVerdict[w.Verdict], r.Schedules, what)
 		}
 	}
 	return r.ByVerdict

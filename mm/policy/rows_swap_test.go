@@ -178,3 +178,47 @@ func TestPinnedPTEsRaceWithGUPFast(t *testing.T) {
 		assert.Zero(t, seen["broken"])
 	}
 }
+
+// TestReclaimInTheMiddleOfFork: between the copy of a marked page's pte and its un-sharing
+// in the child nobody holds a ptl. Row 4 does not expect reclaim there: if it unmaps the page
+// while it is being copied, the kernel stops. Row 5 tries again.
+func TestReclaimInTheMiddleOfFork(t *testing.T) {
+	for name, want := range map[string]bool{"pg_dontcow_v2": true, "pg_dontcow": false} {
+		seen := searchProgram(t, policy.Lookup(name), withSwap(), 500, func(th *kernel.Thread, begin func(), say func(string)) {
+			if th.Swapon("/dev/swap", 0) != nil {
+				say("broken")
+				return
+			}
+			s := th.MM().Sys
+			a := th.MustMmap(x86.PageSize)
+			th.Store8(a, 1)
+			r, err := th.RegisterMemory(a, x86.PageSize, kernel.RegisterOptions{Write: true})
+			if err != nil || th.UnregisterMemory(r) != nil {
+				say("broken")
+				return
+			}
+			_ = th.Kernel(func(task *sched.Task) error {
+				p := s.Pages.Page(s.PeekPTEOf(th.MM().ID, a).PFN())
+				s.Pages.LRUAddDrain(task)
+				s.PageReferenced(task, p, false /* locked */)
+				s.Pages.IsolateLRU(task, p) // to the inactive list, as if nobody had used it for long
+				s.Pages.ClearFlag(task, p, page.Active)
+				s.Pages.PutbackLRU(task, p)
+				s.Pages.LRUAddDrain(task)
+				return nil
+			})
+			begin()
+			other := th.Go("reclaim", func(th *kernel.Thread) {
+				_ = th.Kernel(func(task *sched.Task) error { s.DropClean(task); return nil })
+			})
+			pid, err := th.Fork(func(*kernel.Thread) {})
+			if err == nil {
+				_, _, _ = th.Wait(pid)
+			}
+			_ = th.Join(other)
+		})
+		t.Logf("%s: %v", name, seen)
+		assert.Equal(t, want, seen["bug"] > 0, name)
+		assert.Zero(t, seen["broken"], name)
+	}
+}
