@@ -28,7 +28,8 @@ import (
 // the fixed row: an entry that a signal keeps from being made is unlocked all the same;
 // there the request fails with EINTR.
 //
-// What is not repaired: mmput is called in the completion's interrupt, where it must not be
+// What is not repaired: the look-up of a direct read is a COW in the read's own range, if
+// another process shares the memory, and is retried for as long as it does; mmput is called in the completion's interrupt, where it must not be
 // the last; and the hugetlb half passes a size for the end of the range, so that it never
 // finds a conflict.
 type DIORangeLock struct {
@@ -69,12 +70,12 @@ func (p DIORangeLock) About() mm.About {
 			"direct I/O: takes its ranges out when it has been completed, asynchronous or not",
 		},
 		Claims: "both directions of the race for O_DIRECT, asynchronous I/O and huge pages included",
-		Open:   "the ranges are never taken out, so that faults are retried for ever and address spaces never go; the page in which a buffer begins is not covered; the conflict test for huge pages cannot succeed (docs/findings.md); other users of get_user_pages",
+		Open:   "the ranges are never taken out, so that faults are retried for ever and address spaces never go; a direct read into memory that a child shares waits for itself; the page in which a buffer begins is not covered; the conflict test for huge pages cannot succeed (docs/findings.md); other users of get_user_pages",
 	}
 	if p.initInOrder && p.roundDown {
 		a.Title = "row 11 with its ranges taken out again, and rounded outwards"
 		a.Changes = append(a.Changes, "fixed: dio->locks is cleared before the entries are made, the begin of a range is rounded down, a signal while waiting ends the request with EINTR")
-		a.Open = "a thread that stores spins through faults for as long as the I/O takes; mmput in the completion's interrupt; huge pages; other users of get_user_pages"
+		a.Open = "a direct read into memory that a child shares never returns, because its look-up is a COW in its own range (docs/findings.md); the child sees what the device writes; a thread that stores spins through faults for as long as the I/O takes; mmput in the completion's interrupt; huge pages; other users of get_user_pages"
 	}
 	return a
 }

@@ -536,3 +536,27 @@ func TestForkWithoutMemory(t *testing.T) {
 		assert.Equal(t, c.leaks, len(m.Leaks()) > 0, "%s: %v", name, m.Leaks())
 	}
 }
+
+// TestDirectReadIntoSharedMemoryNeverReturns: row 11 looks for the page of a COW in all ranges
+// under direct I/O, and get_user_pages, called by a direct read, is a COW in the read's own
+// range if a child still shares the memory. It is retried inside the kernel, for as long as
+// the child lives; no signal ends it.
+func TestDirectReadIntoSharedMemoryNeverReturns(t *testing.T) {
+	for name, want := range map[string]sched.Reason{"stock": sched.Quiet, "dio_range_lock": sched.Livelock, "dio_range_lock_fixed": sched.Livelock} {
+		o := slowDisk()
+		o.Strategy = sched.NewRandom(1)
+		_, out := run(t, name, o, func(th *kernel.Thread) {
+			buf, word := th.MustMmap(pg), th.MustMmapShared(pg)
+			th.Store8(buf, 1)
+			th.Store32(word, 0)
+			fd := direct(t, th)
+			pid, err := th.Fork(func(c *kernel.Thread) { await(c, word) })
+			assert.NoError(t, err)
+			_, err = th.Pread(fd, buf, pg, 0)
+			assert.NoError(t, err)
+			set(th, word)
+			_, _, _ = th.Wait(pid)
+		})
+		assert.Equal(t, want, out.Reason, "%s: %s", name, out.Detail)
+	}
+}

@@ -22,7 +22,7 @@ import (
 // page that is copied leaves one reference of the old page behind, which is then never
 // freed. Fixed puts it, and is row vm_dontcow_fixed.
 //
-// Left out: make_vma_nocow's mutex, one for the machine, which only orders conversions of
+// Left out: copy_page_range's WARN_ON for a copy that failed; make_vma_nocow's mutex, one for the machine, which only orders conversions of
 // different address spaces; and what the conversion does to a hugetlb VMA, for which it
 // runs too (pmd_none_or_clear_bad takes the entry of a huge page for a bad one and clears
 // it).
