@@ -96,6 +96,14 @@ func searchProgram(t *testing.T, p mm.Policy, o kernel.Options, n uint64, fn fun
 	return r.ByVerdict
 }
 
+// skipLongSearch: see race_on_test.go.
+func skipLongSearch(t *testing.T) {
+	t.Helper()
+	if policy.Race {
+		t.Skip("a long search of one goroutine; builds without the race detector run it")
+	}
+}
+
 // withSwap has a disk to swap to.
 func withSwap() kernel.Options {
 	return kernel.Options{Disks: []kernel.Disk{{Name: "swap", Size: 4 << 20, Swap: true}}}

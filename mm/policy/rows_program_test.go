@@ -44,6 +44,7 @@ func register(t *testing.T, th *kernel.Thread, addr uint64, o kernel.RegisterOpt
 // first. Write-protecting, as amended, is not enough where the flush comes at the end of
 // fork, and neither in row 5: the thread goes on through its TLB. Row 2 flushes first.
 func TestChildsCopyIsTorn(t *testing.T) {
+	skipLongSearch(t)
 	for name, want := range map[string]bool{"vm_dontcow_fixed": true, "vm_dontcow_amended": true, "pg_dontcow": true, "pg_gup": false, "stock": false} {
 		seen := searchProgram(t, policy.Lookup(name), kernel.Options{}, 500, func(th *kernel.Thread, begin func(), say func(string)) {
 			a, word := th.MustMmap(pg), th.MustMmapShared(pg)
@@ -428,6 +429,7 @@ func TestKSMForkCosts(t *testing.T) {
 // TestKSMForkFlushDecides: a page that is in no pagevec, gup-fast and fork. The flush makes
 // fork wait for a gup-fast that has read the pte and not yet taken its reference.
 func TestKSMForkFlushDecides(t *testing.T) {
+	skipLongSearch(t)
 	const lost = "lost-read"
 	for _, c := range []struct {
 		p    mm.Policy

@@ -150,6 +150,7 @@ func TestNoSwapSwapsNothing(t *testing.T) {
 // gup-fast can take its reference in between; the page is unmapped, and a load and a store
 // lose the read. When it is compared behind the flush, nothing is lost.
 func TestPinnedPTEsRaceWithGUPFast(t *testing.T) {
+	skipLongSearch(t)
 	const lost = "lost-read"
 	for name, want := range map[string]bool{"pinned_ptes_before": true, "pinned_ptes_after": false} {
 		seen := searchProgram(t, policy.Lookup(name), withSwap(), 0, func(th *kernel.Thread, begin func(), say func(string)) {
@@ -183,6 +184,7 @@ func TestPinnedPTEsRaceWithGUPFast(t *testing.T) {
 // in the child nobody holds a ptl. Row 4 does not expect reclaim there: if it unmaps the page
 // while it is being copied, the kernel stops. Row 5 tries again.
 func TestReclaimInTheMiddleOfFork(t *testing.T) {
+	skipLongSearch(t)
 	for name, want := range map[string]bool{"pg_dontcow_v2": true, "pg_dontcow": false} {
 		seen := searchProgram(t, policy.Lookup(name), withSwap(), 500, func(th *kernel.Thread, begin func(), say func(string)) {
 			if th.Swapon("/dev/swap", 0) != nil {
