@@ -98,7 +98,8 @@
 // kit: [Fork.CopyOnePTE], [Fork.Lock], [Fork.Unlock], [Fork.AddMapping],
 // [Fork.DropMapping], [Fork.SetChildPage], [Fork.CopyToChild], [Fault.LockPage],
 // [Fault.LockAndReuse], [System.PtepClearFlush], [System.CowUserPage],
-// [System.ReuseSwapPage], [System.ZapPTE], [MM.LockPTE]; for huge pages [Fork.CopyOneHuge],
+// [System.ReuseSwapPage], [System.ZapPTE], [System.ClearPageMlock], [MM.LockPTE],
+// [System.RmapWalk], [CurrentFault]; for huge pages [Fork.CopyOneHuge],
 // [Fork.HugeCOWChild], [System.HugetlbCOW], [System.HugePagecachePage]. Where a hook's bit is clear the
 // core does not call the policy at all.
 //

@@ -75,9 +75,9 @@ func (s *System) copyFromUserAddress(t *sched.Task, p *page.Page, addr uint64) {
 	t.PreemptEnable()
 }
 
-// clearPageMlock takes the mark of a locked VMA off a page that is about to be
+// ClearPageMlock takes the mark of a locked VMA off a page that is about to be
 // another process's alone (clear_page_mlock, with the page lock around it).
-func (s *System) clearPageMlock(t *sched.Task, p *page.Page) {
+func (s *System) ClearPageMlock(t *sched.Task, p *page.Page) {
 	s.Pages.LockPage(t, p)
 	if s.Pages.TestAndClear(t, p, page.Mlocked) {
 		t.C.Trace.Dec(trace.NrMlock)
@@ -107,6 +107,17 @@ func (s *System) MapSwapCount(t *sched.Task, p *page.Page) int {
 		n += s.pageSwapcount(t, p)
 	}
 	return n
+}
+
+// CurrentFault returns the page fault that the task is in, the innermost one; nil if
+// there is none. Hooks that are not given the fault, such as AnonNew, learn from it where
+// they are called from: f.Orig is none, an entry of swap, or present in do_wp_page.
+func CurrentFault(t *sched.Task) *Fault {
+	ts := stateOf(t)
+	if ts.depth == 0 || ts.depth > maxNested {
+		return nil
+	}
+	return &ts.faults[ts.depth-1]
 }
 
 // Lock takes the ptl of the fault's entry.

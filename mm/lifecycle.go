@@ -57,6 +57,15 @@ func (m *MM) MMPut(t *sched.Task) {
 	}
 }
 
+// MMPutAtomic is mmput where the task may not sleep: for a patch that calls it in an
+// interrupt handler. That goes well unless this is the last user, whose mappings cannot be
+// taken down there.
+func (m *MM) MMPutAtomic(t *sched.Task) {
+	if m.Users.AddReturn(t.C, m.obj, -1) == 0 {
+		t.Oops("mmput of the last user of address space %d may sleep, but preemption is disabled", m.ID)
+	}
+}
+
 // MMGrab takes a reference on the structure alone (atomic_inc of mm_count): the
 // mappings may go, the MM and its top-level table stay.
 func (m *MM) MMGrab(t *sched.Task) { m.Refs.Add(t.C, m.obj, 1) }

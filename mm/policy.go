@@ -74,6 +74,10 @@ const (
 //
 // Go's embedding is not virtual: Stock's methods never call another hook on
 // themselves. Context structures belong to the calling task and must not be kept.
+//
+// A policy may have more methods, which are looked for once: see AccessWriter,
+// MmapSemHolder, and in package fs PinSubmitter, PinReleaser, DirectIOPinner and
+// VmsplicePinner.
 type Policy interface {
 	// Name is the policy's id in tables and tokens.
 	Name() string

@@ -196,7 +196,8 @@ type System struct {
 
 	policy     Policy
 	hooks      HookSet
-	pteChecker PTEChecker // the policy, if it has invariants of its own; immutable
+	pteChecker PTEChecker    // the policy, if it has invariants of its own; immutable
+	slowHolder MmapSemHolder // the policy, if it is one; immutable
 
 	anon   anonVMAs
 	spaces addressSpaces

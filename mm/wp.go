@@ -186,7 +186,7 @@ func (s *System) wpCopy(f *Fault) VMFault {
 	}
 	if old != nil {
 		if v.Flags&VMLocked != 0 {
-			s.clearPageMlock(t, old)
+			s.ClearPageMlock(t, old)
 		}
 		s.CowUserPage(t, p, old)
 	} else {

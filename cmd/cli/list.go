@@ -85,6 +85,7 @@ var verdictHelp = map[workload.Verdict]string{
 	workload.Leak:         "references, map counts, swap entries or frames were left behind",
 	workload.Bug:          "an assertion of the patch or of the kernel fired",
 	workload.OOM:          "emulated memory ran out and a process was killed",
+	workload.Refused:      "the policy turned down a request that stock serves: the program does not work",
 	workload.NotCovered:   "the policy does not promise what was broken",
 }
 

@@ -24,7 +24,7 @@ Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`,
 	policies := fs.String("policies", "", "comma-separated `names`; default all")
 	workloads := fs.String("workloads", "", "comma-separated `names`; default all")
 	form := fs.String("format", "text", "text, md or json")
-	schedules := fs.Int("schedules", 1000, "schedules of the small form for each cell")
+	schedules := fs.Int("schedules", 500, "schedules of the small form for each cell")
 	preemptions := fs.Int("preemptions", -1, "search instead every schedule with at most so many preemptions; 1 takes a second a cell, 2 some minutes")
 	seed := fs.Uint64("seed", 1, "numbers the search; the same seed searches the same schedules")
 	par := fs.Int("parallel", 1, "runs of the default size in the parallel regime for each cell")

@@ -281,6 +281,9 @@ func printSummary(w io.Writer, out *workload.Outcome) {
 	if d, waits := n(trace.EmuPolicyOverrides), n(trace.EmuPolicyWaits); d+waits > 0 {
 		line("policy", "decided otherwise than stock %d times, made somebody wait %d times", d, waits)
 	}
+	if warned, refused := n(trace.EmuPolicyWarnings), n(trace.EmuPolicyRefusals); warned+refused > 0 {
+		line("policy", "warned %d times, turned down %d requests", warned, refused)
+	}
 }
 
 func printCounters(w io.Writer, counters []uint64, verbose bool) {

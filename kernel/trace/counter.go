@@ -130,6 +130,8 @@ const (
 	EmuNrFollPinReleased     // pages unpinned (nr_foll_pin_released)
 	EmuPolicyOverrides       // decisions where a policy differed from stock
 	EmuPolicyWaits           // times a policy made somebody wait
+	EmuPolicyWarnings        // diagnostics that a policy printed
+	EmuPolicyRefusals        // requests that a policy turned down
 	EmuUnshare               // pages unshared by a policy
 	EmuPinsMovedOrDuplicated // pinned pages whose mapping came to point elsewhere
 	// Block and direct I/O.
@@ -234,7 +236,7 @@ var counterNames = [NumCounters]string{
 	EmuGUPFastPages:     "emu_gup_fast_pages", EmuGUPSlowPages: "emu_gup_slow_pages",
 	EmuGUPFastFallback: "emu_gup_fast_fallback", EmuGUPFaults: "emu_gup_faults",
 	EmuNrFollPinAcquired: "emu_nr_foll_pin_acquired", EmuNrFollPinReleased: "emu_nr_foll_pin_released",
-	EmuPolicyOverrides: "emu_policy_overrides", EmuPolicyWaits: "emu_policy_waits", EmuUnshare: "emu_unshare",
+	EmuPolicyOverrides: "emu_policy_overrides", EmuPolicyWaits: "emu_policy_waits", EmuPolicyWarnings: "emu_policy_warnings", EmuPolicyRefusals: "emu_policy_refusals", EmuUnshare: "emu_unshare",
 	EmuPinsMovedOrDuplicated: "emu_pins_moved",
 	EmuBios:                  "emu_bios", EmuBioMerges: "emu_bio_merges", EmuBioErrors: "emu_bio_errors",
 	EmuDIORequests: "emu_dio_requests", EmuDIOPages: "emu_dio_pages", EmuDIOFallback: "emu_dio_fallback",

@@ -23,7 +23,33 @@ func (Stock) About() mm.About {
 // All returns every policy, in the order of their rows.
 func All() []mm.Policy {
 	return []mm.Policy{
-		Stock{}, PGGUP{}, PGDontCOW{}, DirectIOSem{},
+		Stock{},                        // 0
+		PGGUPV1{},                      // 1
+		PGGUP{},                        // 2
+		VMDontCOW{},                    // 3
+		VMDontCOW{Fixed: true},         //
+		VMDontCOW{Amended: true},       //
+		PGDontCOWV2{},                  // 4
+		PGDontCOW{},                    // 5
+		DirectIOSemV1{},                // 6
+		WPPageCount{},                  // 7
+		WPPageCountReuse{},             //
+		PinReferenced{},                //
+		WPPageCountNoSwap{},            // 8
+		WPPageCountNoSwap{Fixed: true}, //
+		PinnedPTEs{},                   // 9
+		PinnedPTEs{After: true},        //
+		DirectIOSem{},                  // 10
+		DIORangeLock{},                 // 11
+		DIORangeLockFixed(),            //
+		MmapSemDIO{},                   // 12
+		MmapSemDIO{Fixed: true},        //
+		ForkLock{},                     // 13
+		DirectedCOW{},                  // 14
+		WarnOnce{},                     // 15
+		// Ideas of the thread that never became a patch.
+		KSMFork{}, ForkLockLookup{}, DIOPageMultiple{}, OneReadPin{},
+		// What came later.
 		KosakiV3{}, GUPCowBreak{}, WPCopy{}, PinCopy{}, AnonExclusive{}, NewDIOPin(), MapcountUnshare{}, VMNoCOW{}, SentryPinCopy{},
 	}
 }

@@ -36,13 +36,15 @@ func directWrite(t *testing.T, name string, pages int, prepare func(th *kernel.T
 	})
 }
 
-// TestReadPinOfUntouchedMemory pins what two of the patches do to a program that writes
+// TestReadPinOfUntouchedMemory pins what three of the patches do to a program that writes
 // memory to a disk which it has never touched. get_user_pages offers the zero page for
 // it (FOLL_ANON); the patches add FOLL_WRITE for a COW mapping; follow_page has a BUG_ON
 // for the two together (Linux 2.6.29 mm/memory.c:follow_page). Stock hands out the zero
 // page, and so does pg_gup, which only looks at pages that are present.
 func TestReadPinOfUntouchedMemory(t *testing.T) {
-	for name, bug := range map[string]bool{"stock": false, "pg_gup": false, "pg_dontcow": true, "directio_sem": true} {
+	for name, bug := range map[string]bool{
+		"stock": false, "pg_gup_v1": false, "pg_gup": false, "vm_dontcow": false, "pg_dontcow_v2": true, "pg_dontcow": true, "directio_sem": true,
+	} {
 		out := directWrite(t, name, 1, func(*kernel.Thread, uint64) {})
 		if bug {
 			require.Equal(t, sched.Oopsed, out.Reason, "%s: %s", name, out.Detail)
@@ -75,6 +77,7 @@ func TestReadPinBehindASharedPage(t *testing.T) {
 func TestReadPinOfReadOnlyMemory(t *testing.T) {
 	for name, want := range map[string]sched.Reason{
 		"stock": sched.Quiet, "pg_gup": sched.Livelock, "pg_dontcow": sched.Quiet, "directio_sem": sched.Quiet,
+		"pg_gup_v1": sched.Quiet, "fork_lock_lookup": sched.Livelock,
 	} {
 		out := directWrite(t, name, 1, func(th *kernel.Thread, buf uint64) {
 			th.Store64(buf, 1)

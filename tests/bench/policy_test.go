@@ -100,8 +100,11 @@ func abOptions(tb testing.TB, p mm.Policy, c abCase, cpus int, hosts *kernel.Hos
 func TestTimedCostsRepeat(t *testing.T) {
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
-	for _, p := range policy.All() {
-		for _, c := range abCases {
+	for i, p := range policy.All() {
+		for j, c := range abCases {
+			if i > 0 && (i+j)%len(abCases) != 0 {
+				continue // Stock has every case, each of the others one
+			}
 			w, o := abOptions(t, p, c, 2, hosts)
 			o.Regime = sched.Timed
 			a, err := workload.Execute(w, o)

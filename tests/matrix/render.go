@@ -59,8 +59,26 @@ func (t *Table) marked() bool {
 	return slices.ContainsFunc(t.Cells, func(c Cell) bool { return slices.Contains(c.Also, workload.NotCovered) })
 }
 
-// words is a cell's verdicts in a table.
-func (c *Cell) words() string {
+// more stands in a large table for the verdicts behind the gravest.
+const (
+	more     = "+"
+	moreNote = "+ not the only thing that was seen"
+)
+
+// shortened reports whether a cell of the table has something left out.
+func (t *Table) shortened() bool {
+	return t.large() && slices.ContainsFunc(t.Cells, func(c Cell) bool { return strings.Contains(c.words(true), more) })
+}
+
+// large says that neither the policies nor the workloads fit side by side with all that
+// was seen.
+func (t *Table) large() bool {
+	policies, columns := t.axes()
+	return len(policies) > narrow && len(columns) > narrow
+}
+
+// words is a cell's verdicts in a table; short leaves all but the gravest out.
+func (c *Cell) words(short bool) string {
 	s := string(c.Verdict)
 	var also []string
 	for _, v := range c.Also {
@@ -68,7 +86,10 @@ func (c *Cell) words() string {
 			also = append(also, string(v))
 		}
 	}
-	if len(also) > 0 {
+	switch {
+	case len(also) > 0 && short:
+		s += more
+	case len(also) > 0:
 		s += " (" + strings.Join(also, ", ") + ")"
 	}
 	if slices.Contains(c.Also, workload.NotCovered) {
@@ -82,9 +103,10 @@ func (c *Cell) words() string {
 // much room.
 func (t *Table) grid(policy func(string) string) (lines [][]string) {
 	policies, columns := t.axes()
+	short := t.large()
 	word := func(p string, c column) string {
 		if cell := t.Cell(p, c.workload, c.params); cell != nil {
-			return cell.words()
+			return cell.words(short)
 		}
 		return "-"
 	}
@@ -136,9 +158,12 @@ func (t *Table) WriteText(w io.Writer) error {
 	if t.marked() {
 		fmt.Fprintln(w, footnote)
 	}
+	if t.shortened() {
+		fmt.Fprintln(w, moreNote)
+	}
 	fmt.Fprintln(w)
 	for _, c := range t.Cells {
-		fmt.Fprintf(w, "%s on %s: %s\n", c.Policy, column{c.Workload, c.Params}, c.words())
+		fmt.Fprintf(w, "%s on %s: %s\n", c.Policy, column{c.Workload, c.Params}, c.words(false))
 		if c.Detail != "" {
 			fmt.Fprintf(w, "    %s\n", strings.ReplaceAll(strings.TrimSpace(c.Detail), "\n", "\n    "))
 		}
@@ -164,6 +189,9 @@ func (t *Table) WriteMarkdown(w io.Writer) error {
 	}
 	if t.marked() {
 		fmt.Fprintf(w, "\n\\%s\n", footnote)
+	}
+	if t.shortened() {
+		fmt.Fprintf(w, "\n\\%s\n", moreNote)
 	}
 	return nil
 }

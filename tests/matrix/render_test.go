@@ -3,6 +3,7 @@ package matrix
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -44,6 +45,30 @@ stock on w a=0: safe
 	b.Reset()
 	require.NoError(t, table().WriteMarkdown(&b))
 	assert.Equal(t, "| policy | w | w a=0 |\n|---|---|---|\n| `stock` | lost-read (leak)* | safe |\n| `fix` | safe | - |\n\n\\* the policy does not promise to prevent this\n", b.String())
+}
+
+// TestLargeTable: where many policies meet many workloads a line is a policy, and a cell
+// has room for one verdict.
+func TestLargeTable(t *testing.T) {
+	var big Table
+	for p := range 6 {
+		for w := range 6 {
+			c := Cell{Policy: fmt.Sprintf("p%d", p), Workload: fmt.Sprintf("w%d", w), Verdict: workload.Safe}
+			if p == 1 && w == 2 {
+				c.Verdict, c.Also = workload.LostRead, []workload.Verdict{workload.Leak, workload.NotCovered}
+			}
+			big.Cells = append(big.Cells, c)
+		}
+	}
+	var b bytes.Buffer
+	require.NoError(t, big.WriteMarkdown(&b))
+	assert.Contains(t, b.String(), "| policy | w0 | w1 | w2 | w3 | w4 | w5 |\n")
+	assert.Contains(t, b.String(), "| `p1` | safe | safe | lost-read+* | safe | safe | safe |\n")
+	assert.Contains(t, b.String(), moreNote)
+	b.Reset()
+	require.NoError(t, big.WriteText(&b))
+	assert.Contains(t, b.String(), "p1 on w2: lost-read (leak)*\n")
+	assert.Contains(t, b.String(), moreNote)
 }
 
 func TestJSON(t *testing.T) {

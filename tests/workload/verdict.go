@@ -23,13 +23,14 @@ const (
 	Leak         Verdict = "leak" // references, map counts or frames left behind
 	Bug          Verdict = "bug"  // an assertion fired
 	OOM          Verdict = "oom"
+	Refused      Verdict = "refused"     // the policy turned down a request that Stock serves
 	NotCovered   Verdict = "not-covered" // the policy does not promise what was broken
 )
 
 // gravity lists the verdicts, the gravest first.
 var gravity = [...]Verdict{
 	LostRead, LeakToDisk, LeakToChild, ChildChanged, TornSnapshot, WrongCopy,
-	Bug, Deadlock, Livelock, OOM, Leak, NotCovered, Safe,
+	Bug, Deadlock, Livelock, OOM, Leak, Refused, NotCovered, Safe,
 }
 
 // Verdicts returns all verdicts, the gravest first.

@@ -11,6 +11,7 @@ import (
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 )
 
@@ -398,6 +399,9 @@ func (r *Run) conclude(ko *kernel.Outcome) *Outcome {
 	}
 	for _, v := range ko.Victims {
 		r.note(OOM, fmt.Sprintf("process %d (%s) killed, %d pages mapped, %d free", v.PID, v.Name, v.Pages, v.FreePages))
+	}
+	if n := r.m.Trace().Sum(trace.EmuPolicyRefusals); n > 0 {
+		r.note(Refused, fmt.Sprintf("%d requests turned down by the policy", n))
 	}
 	out := &Outcome{
 		Verdict: Safe, Findings: r.findings, Problems: r.errs, Result: res,
