@@ -68,7 +68,9 @@ func TestKSMTree(t *testing.T) {
 func scannedMM(t *testing.T, r *pinRig, k *sched.Task, mm *MM, pages int) uint64 {
 	a := r.mmap(k, mm, pages, protRW, 0)
 	require.NoError(t, SysMadvise(k, mm, a, uint64(pages)*pgSize, MadvMergeable))
-	r.fill(k, a, pages, 1)
+	for i := range uint64(pages) {
+		r.store(k, a+i*pgSize, 1)
+	}
 	require.NoError(t, r.s.KSMScan(k, 1))
 	return a
 }
@@ -126,6 +128,38 @@ func TestKSMItemsLeaveTheUnstableTree(t *testing.T) {
 		require.Nil(t, sys.unstable.root)
 		r.sound()
 		require.NoError(t, SysMunmap(k, mm, a, 3*x86.PageSize))
+		require.NoError(t, r.s.KSMScan(k, 2))
+	})
+}
+
+// The invariants notice what they are there for.
+func TestKSMInvariantsNotice(t *testing.T) {
+	r := newPinRig(t, pinOptions{cpus: 1, regime: sched.Timed, ksm: true})
+	r.run(func(k *sched.Task, mm *MM) {
+		a := scannedMM(t, r, k, mm, 20)
+		require.NoError(t, r.s.KSMScan(k, 1))
+		require.True(t, r.pageAt(mm, a).KSM())
+		r.sound()
+		notice := func(text string, spoil, mend func()) {
+			t.Helper()
+			spoil()
+			errs := r.s.Check()
+			mend()
+			require.NotEmpty(t, errs)
+			assert.ErrorContains(t, errs[0], text)
+			r.sound()
+		}
+		ref, _, _ := mm.lookupPTE(k.C, a)
+		e := ref.Peek()
+		notice("maps a KSM page", func() { ref.Set(k.C, e.MkWrite()) }, func() { ref.Set(k.C, e) })
+		v := mm.lookupVMA(a)
+		notice("a KSM page at", func() { v.Flags &^= VMMergeable }, func() { v.Flags |= VMMergeable })
+		p := r.pageAt(mm, a)
+		notice("20 ptes map it", func() { p.Count.RawAdd(1); p.MapCount.RawAdd(1) }, func() { p.Count.RawAdd(-1); p.MapCount.RawAdd(-1) })
+		st := &r.s.ksm
+		notice("pages_sharing is 20, there are 19", func() { st.sharing.RawAdd(1) }, func() { st.sharing.RawAdd(^uint64(0)) })
+		notice("the slot of address space", func() { mm.ksm.slot = nil }, func() { mm.ksm.slot = st.head.next })
+		require.NoError(t, SysMunmap(k, mm, a, 20*pgSize))
 		require.NoError(t, r.s.KSMScan(k, 2))
 	})
 }
