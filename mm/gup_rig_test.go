@@ -29,6 +29,7 @@ type pinOptions struct {
 	steps   uint64
 	policy  Policy
 	force   bool
+	ksm     bool
 }
 
 func newPinRig(t testing.TB, o pinOptions) *pinRig {
@@ -44,7 +45,7 @@ func newPinRig(t testing.TB, o pinOptions) *pinRig {
 	m, err := sched.New(sched.Options{CPUs: o.cpus, Regime: o.regime, Strategy: o.choose,
 		Preempt: o.preempt, StepLimit: o.steps, Mem: mem, CheckLocks: o.regime != sched.Parallel})
 	require.NoError(t, err)
-	s, err := NewSystem(m, page.NewMap(m, mem), Options{Policy: o.policy, ForceHooks: o.force})
+	s, err := NewSystem(m, page.NewMap(m, mem), Options{Policy: o.policy, ForceHooks: o.force, KSM: o.ksm})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		m.Shutdown()

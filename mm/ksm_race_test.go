@@ -181,9 +181,9 @@ var schedHost = &sched.Host{}
 // merged and pinned. The first page needs three: the flush for the second comes before.
 func TestKSMAgainstGUPFast(t *testing.T) {
 	const first, second = ksmRaceAddr, ksmRaceAddr + x86.PageSize
-	two := 2
-	if race {
-		two = 1
+	two, others := 2, uint64(500)
+	if race { // searches run on one goroutine at a time: the detector has nothing to see
+		two, others = 1, 30
 	}
 	for _, c := range []struct {
 		target      uint64
@@ -197,7 +197,7 @@ func TestKSMAgainstGUPFast(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, r.Complete)
 		t.Logf("%+v: all %d schedules: %v, %d final states", c, r.Schedules, r.ByVerdict, r.States)
-		s, err := explore.Search(context.Background(), target, explore.Options{Schedules: 500, Seed: 1})
+		s, err := explore.Search(context.Background(), target, explore.Options{Schedules: others, Seed: 1})
 		require.NoError(t, err)
 		t.Logf("%d others: %v", s.Schedules, s.ByVerdict)
 		if c.countFirst {
@@ -212,11 +212,15 @@ func TestKSMAgainstGUPFast(t *testing.T) {
 // A store to a page that is being merged is not lost: until the pte is write-protected it is in
 // both pages' comparison, afterwards it is a fault, and the pte is not what it was.
 func TestKSMAgainstAStore(t *testing.T) {
+	others := uint64(1000)
+	if race {
+		others = 30
+	}
 	for _, target := range []uint64{ksmRaceAddr, ksmRaceAddr + x86.PageSize} {
 		r, err := explore.Exhaust(context.Background(), ksmRaceTarget(target, false, true), explore.ExhaustOptions{Preemptions: 1})
 		require.NoError(t, err)
 		require.True(t, r.Complete)
-		s, err := explore.Search(context.Background(), ksmRaceTarget(target, false, true), explore.Options{Schedules: 1000, Seed: 1})
+		s, err := explore.Search(context.Background(), ksmRaceTarget(target, false, true), explore.Options{Schedules: others, Seed: 1})
 		require.NoError(t, err)
 		t.Logf("%#x: all %d schedules with at most one preemption: %v; %d others: %v", target, r.Schedules, r.ByVerdict, s.Schedules, s.ByVerdict)
 		assert.Equal(t, r.Schedules, r.ByVerdict[explore.Safe])
