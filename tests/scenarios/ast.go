@@ -13,6 +13,8 @@ type Scenario struct {
 	// Inits are the bytes that memory and disk hold when the threads begin; what is not
 	// named holds zeros, memory among it is not touched.
 	Inits []Init
+	// Search is how many schedules it takes to see what happens; zero means DefaultSchedules.
+	Search uint64
 	// Faults are the sectors that the disk cannot read or write.
 	Faults []Fault
 	// Columns are the threads and devices.
@@ -27,6 +29,9 @@ type Scenario struct {
 	file string
 	path string // of the host's file; empty if it ships
 }
+
+// DefaultSchedules is how many schedules of a scenario are searched if it does not say.
+const DefaultSchedules = 100
 
 // Name is a word and where it stands.
 type Name struct {

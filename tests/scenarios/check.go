@@ -289,6 +289,10 @@ func (c *checker) verb(op *Op) error {
 		if s.Machine.Swap == 0 {
 			return s.errorf(op.Pos, "the machine has no swap, expected \"machine swap=64K\" or the like")
 		}
+	case "pause":
+		if n := op.Args[0].Num; n.N < 1 || n.N > 1000 {
+			return s.errorf(n.Pos, "%s steps, expected 1 to 1000", n.Text)
+		}
 	case "unpin":
 		if _, ok := c.pins[op.Args[0].Word]; !ok {
 			return s.errorf(op.Args[0].Pos, "nobody pins %q, expected %s", op.Args[0].Word, oneOf(keys(c.pins), "a pin"))

@@ -216,7 +216,7 @@ func (r *runner) process(t *kernel.Thread, p *procState) {
 		t.Go(c.Name.Text, func(th *kernel.Thread) { r.column(th, c) })
 	}
 	r.column(t, p.columns[0])
-	if !p.vfork {
+	if !p.gone {
 		_ = t.Kernel(func(task *sched.Task) error {
 			p.looking.Wait(task)
 			return nil
@@ -333,6 +333,9 @@ func (r *runner) column(t *kernel.Thread, c *Column) {
 		x.finishAIO()
 	}
 	x.c.ended = true
+	if c.proc != nil && c.proc.vfork {
+		x.p.gone = true
+	}
 	_ = t.Kernel(func(task *sched.Task) error {
 		r.finish(task)
 		if c.proc == nil || !c.proc.vfork {
@@ -353,11 +356,11 @@ func (r *runner) finish(t *sched.Task) {
 // die ends the process of a column by force: the rest of its columns is not done, but
 // counts as having passed the places where others wait for it.
 func (x *exec) die(code int) {
+	x.p.gone = true // before anybody is woken
 	_ = x.Kernel(func(task *sched.Task) error {
 		x.r.abandon(task, x.p, x.c)
 		return nil
 	})
-	x.p.gone = true
 	x.Exit(code)
 }
 

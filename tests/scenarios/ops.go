@@ -223,6 +223,15 @@ func doAwait(x *exec, op *Op) (int64, error) {
 	})
 }
 
+// pauseNS is what Compute does between two schedule points.
+const pauseNS = 10_000
+
+// doPause passes points and touches nothing.
+func doPause(x *exec, op *Op) (int64, error) {
+	x.Compute(uint64(op.Args[0].Num.N) * pauseNS)
+	return 0, nil
+}
+
 func doDirect(x *exec, op *Op) (int64, error) {
 	addr, n := x.place(op)
 	off := op.Args[2].Num.N

@@ -55,7 +55,7 @@ const (
 	maxColumns = 8
 	maxRows    = 64
 	maxMaps    = 16
-	maxPages   = 64
+	maxPages   = 128
 )
 
 func (p *parser) errorf(pos Pos, format string, args ...any) error {
@@ -130,7 +130,7 @@ func (p *parser) number(what string) (Number, error) {
 }
 
 // the settings that may come before the table.
-var settings = []string{"machine", "map", "pipe", "init", "error"}
+var settings = []string{"machine", "map", "pipe", "init", "error", "search"}
 
 func (p *parser) scenario() error {
 	p.newlines()
@@ -195,6 +195,14 @@ func (p *parser) setting(t token) error {
 		}
 		v, err := p.number("the byte that it holds, 0 to 255")
 		p.s.Inits = append(p.s.Inits, Init{pl, v})
+		return err
+	}
+	if t.text == "search" {
+		v, err := p.number("how many schedules it takes to see what happens")
+		if err == nil && (v.N < 1 || v.N > 1<<20) {
+			err = p.errorf(v.Pos, "%s schedules, expected 1 to 1M", v.Text)
+		}
+		p.s.Search = uint64(max(v.N, 0))
 		return err
 	}
 	f := Fault{}

@@ -74,6 +74,9 @@ func (s *Scenario) printHead(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "error %s %s\n", dir, f.Place)
 	}
+	if s.Search != 0 {
+		fmt.Fprintf(b, "search %d\n", s.Search)
+	}
 	b.WriteByte('\n')
 }
 

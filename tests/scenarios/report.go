@@ -16,7 +16,8 @@ import (
 // Strategy says how a scenario's schedules are searched. Another way to search is another
 // field here and a case in search.
 type Strategy struct {
-	// Schedules is how many schedules of the portfolio are run; Seed numbers them.
+	// Schedules is how many schedules of the portfolio are run, zero means as many as the
+	// scenario says; Seed numbers them.
 	Schedules uint64
 	Seed      uint64
 	// Exhaustive runs every schedule with at most Preemptions preemptions instead.
@@ -100,6 +101,9 @@ type StateCount struct {
 // Observe searches a scenario under a policy. When ctx ends, it returns what was found so
 // far with ctx's error.
 func (s *Scenario) Observe(ctx context.Context, p mm.Policy, hosts *kernel.Hosts, st Strategy) (*Observed, error) {
+	if st.Schedules == 0 {
+		st.Schedules = s.schedules()
+	}
 	rep, bound, err := st.search(ctx, s.Target(p, hosts))
 	if err != nil {
 		return nil, err
@@ -148,6 +152,14 @@ func (s *Scenario) Observe(ctx context.Context, p mm.Policy, hosts *kernel.Hosts
 	}
 	s.judge(o)
 	return o, ctx.Err()
+}
+
+// schedules is how many schedules are searched if nobody says.
+func (s *Scenario) schedules() uint64 {
+	if s.Search != 0 {
+		return s.Search
+	}
+	return DefaultSchedules
 }
 
 // judge compares with what the scenario expects of the policy; where it names the policy

@@ -31,6 +31,8 @@ func verbs() []verb {
 		{name: "set", pattern: "NAME", help: "let an event happen", do: doSet, device: true},
 		{name: "await", pattern: "NAME", help: "wait until the event has happened", do: doAwait, device: true},
 
+		{name: "pause", pattern: "NUM", help: "let NUM steps of the others fit in, about", do: doPause, device: true},
+
 		{name: "pread", pattern: "PLACE at NUM", result: bytesOrError, help: "read the disk from offset NUM into memory, O_DIRECT", do: doDirect},
 		{name: "pwrite", pattern: "PLACE at NUM", result: bytesOrError, help: "write memory to the disk, O_DIRECT", do: doDirect},
 		{name: "io_read", pattern: "PLACE at NUM", result: "1, or an error", help: "io_submit a read", do: doSubmit},
@@ -44,7 +46,7 @@ func verbs() []verb {
 		{name: "vmsplice", pattern: "NAME PLACE", result: bytesOrError, help: "put memory into a pipe by reference", do: doVmsplice},
 		{name: "pipe_read", pattern: "NAME NUM", result: "the byte that all of them are, or mixed, or an error", help: "read NUM bytes from a pipe", do: doPipeRead},
 
-		{name: "mmap", pattern: "NAME NUM pages private|shared [ro]", result: "0, or an error", help: "map memory that the process has not got yet", do: doMmap},
+		{name: "mmap", pattern: "NAME NUM page|pages private|shared [ro]", result: "0, or an error", help: "map memory that the process has not got yet", do: doMmap},
 		{name: "munmap", pattern: "PLACE", result: "0, or an error", help: "unmap", do: doMunmap},
 		{name: "mprotect", pattern: "PLACE none|r|rw", result: "0, or an error", help: "change the protection", do: doMprotect},
 		{name: "mremap", pattern: "NAME", result: "0, or an error", help: "move a mapping to another address", do: doMremap},
