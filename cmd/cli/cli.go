@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/scenarios"
 	"github.com/cowlab/cowlab/tests/workload"
 )
 
@@ -42,6 +43,7 @@ func verbs() []verb {
 	return []verb{
 		{"matrix", "[flags]", "run every policy on every workload and print the verdicts (the default)", runMatrix},
 		{"run", "WORKLOAD [flags]", "run one workload under one policy, once or many times, and say what happened", runRun},
+		{"litmus", "FILE|NAME... [flags]", "run scenario files, and print the states they end in as litmus tests do", runLitmus},
 		{"list", "", "list the policies and the workloads", runList},
 		{"explain", "NAME", "explain a policy, a workload or a verdict", runExplain},
 		{"replay", "TOKEN [flags]", "replay a schedule exactly, and draw it", runReplay},
@@ -130,6 +132,8 @@ func (e *env) unknownVerb(word string, verbs []string) error {
 	switch {
 	case workload.Lookup(word) != nil:
 		hint = fmt.Sprintf(" (did you mean \"cowlab run %s\"?)", word)
+	case slices.Contains(scenarios.Names(), word) || strings.HasSuffix(word, scenarios.Suffix):
+		hint = fmt.Sprintf(" (did you mean \"cowlab litmus %s\"?)", word)
 	case slices.Contains(policyNames(e.policies), word):
 		hint = fmt.Sprintf(" (did you mean \"cowlab explain %s\"?)", word)
 	case strings.HasPrefix(word, "cl1."):

@@ -137,7 +137,7 @@ func (c *checker) processes() error {
 		p := col.proc
 		for n := 0; p != root; p = p.parent {
 			if n++; p.parent == nil || n > len(s.Columns) {
-				return s.errorf(col.Name.Pos, "%q is never forked: what forks it descends from it", col.Name.Text)
+				return s.errorf(col.Name.Pos, "%q is never forked, what forks it descends from it; expected a fork in another process", col.Name.Text)
 			}
 		}
 	}

@@ -354,7 +354,7 @@ func (p *parser) index(pl *Place) error {
 // table reads the columns.
 func (p *parser) table() error {
 	for {
-		c, err := p.header()
+		c, err := p.header(len(p.s.Columns) == 0)
 		if err != nil {
 			return err
 		}
@@ -384,7 +384,9 @@ func (p *parser) table() error {
 	}
 }
 
-func (p *parser) header() (*Column, error) {
+// header reads a column's name and role. Where the first one is wrong, a setting may have
+// been meant.
+func (p *parser) header(first bool) (*Column, error) {
 	n, err := p.name("a column's name")
 	if err != nil {
 		return nil, err
@@ -400,7 +402,11 @@ func (p *parser) header() (*Column, error) {
 		c.In, err = p.name("the child that it is a thread of")
 	}
 	if !p.is("|") && !p.is(";") && err == nil {
-		err = p.expected(`"child", "device", "in" and a child's name, "|" or ";"`)
+		what := `"child", "device", "in" and a child's name, "|" or ";"`
+		if first {
+			what += fmt.Sprintf(" after the column %q (it is no setting: those are %s)", n.Text, strings.Join(settings, ", "))
+		}
+		err = p.expected(what)
 	}
 	return c, err
 }

@@ -81,8 +81,11 @@ type Observed struct {
 	Also []string `json:"also"`
 	// Bound says how far was searched.
 	Bound string `json:"bound"`
-	// Expected is what the scenario expects of the policy, or "" if it names it not; Ok is
-	// set if that was observed, or without it, if the condition is true.
+	// Holds is set if the condition, with its quantifier, is true.
+	Holds bool `json:"holds"`
+	// Expected is what the scenario expects of the policy, or "" if it names it not. Ok is
+	// set if that was observed; without it, if the condition is true and nothing else went
+	// wrong.
 	Expected string `json:"expected"`
 	Ok       bool   `json:"ok"`
 
@@ -165,6 +168,14 @@ func (s *Scenario) schedules() uint64 {
 // judge compares with what the scenario expects of the policy; where it names the policy
 // not, the condition itself must be true, and nothing else must go wrong.
 func (s *Scenario) judge(o *Observed) {
+	switch s.Cond.Quant {
+	case Never:
+		o.Holds = o.Positive == 0
+	case Sometimes:
+		o.Holds = o.Positive > 0
+	default:
+		o.Holds = o.Negative == 0
+	}
 	for _, e := range s.Expects {
 		if e.Policy.Text != o.Policy {
 			continue
@@ -180,14 +191,7 @@ func (s *Scenario) judge(o *Observed) {
 	}
 	inCondition := map[string]bool{}
 	eachTerm(s.Cond.Expr, func(t *Term) { inCondition[t.Func] = true })
-	switch s.Cond.Quant {
-	case Never:
-		o.Ok = o.Positive == 0
-	case Sometimes:
-		o.Ok = o.Positive > 0
-	default:
-		o.Ok = o.Negative == 0
-	}
+	o.Ok = o.Holds
 	for _, a := range o.Also {
 		o.Ok = o.Ok && inCondition[a]
 	}
@@ -206,14 +210,13 @@ func (o *Observed) WriteText(w io.Writer) error {
 		}
 		fmt.Fprintf(&b, "%-8d%s%s\n", s.Runs, mark, s.State)
 	}
-	ok := "No"
-	if o.Ok {
-		ok = "Ok"
-	}
-	fmt.Fprintf(&b, "%s\nWitnesses\nPositive: %d, Negative: %d\nCondition %s\n", ok, o.Positive, o.Negative, o.Condition)
+	fmt.Fprintf(&b, "%s\nWitnesses\nPositive: %d, Negative: %d\nCondition %s\n", okText(o.Holds), o.Positive, o.Negative, o.Condition)
 	fmt.Fprintf(&b, "Observation %s %s %d %d\n", o.Scenario, o.Observation, o.Positive, o.Negative)
-	if o.Expected != "" && !o.Ok {
+	switch {
+	case o.Expected != "" && o.Ok:
 		fmt.Fprintf(&b, "Expected %s\n", o.Expected)
+	case o.Expected != "":
+		fmt.Fprintf(&b, "Expected %s, which is not what was observed\n", o.Expected)
 	}
 	if len(o.Also) > 0 {
 		fmt.Fprintf(&b, "Endings %s\n", strings.Join(o.Also, " "))
@@ -230,6 +233,36 @@ func (o *Observed) WriteText(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// WriteShort prints an observation in a line: herd's, with the policy behind the name.
+func (o *Observed) WriteShort(w io.Writer) error {
+	line := fmt.Sprintf("Observation %-24s %-14s %-9s %6d %6d  %s", o.Scenario, o.Policy, o.Observation, o.Positive, o.Negative, okText(o.Holds))
+	for _, a := range o.Also {
+		line += " " + a
+	}
+	if !o.Ok {
+		line += "  (not what was expected)"
+	}
+	_, err := fmt.Fprintln(w, line)
+	return err
+}
+
+func okText(ok bool) string {
+	if ok {
+		return "Ok"
+	}
+	return "No"
+}
+
+// Difference says in a line what was observed and what was expected.
+func (o *Observed) Difference() string {
+	want := o.Expected
+	if want == "" {
+		want = "that " + o.Condition
+	}
+	return fmt.Sprintf("%s under %s: observed %s, expected %s", o.Scenario, o.Policy,
+		strings.TrimSpace(o.Observation+" "+strings.Join(o.Also, " ")), want)
 }
 
 // WriteJSON prints observations as one JSON object.

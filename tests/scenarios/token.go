@@ -117,6 +117,7 @@ func (l *lexer) blank() error {
 			l.step(1)
 		case strings.HasPrefix(l.rest(), "(*"):
 			from, begin := l.pos, l.at
+			l.step(2)
 			for !strings.HasPrefix(l.rest(), "*)") {
 				if l.at >= len(l.src) {
 					return l.errorf(from, "the comment is not closed, expected \"*)\"")
@@ -181,7 +182,7 @@ func (l *lexer) next() (token, error) {
 			return t, nil
 		}
 	}
-	return t, l.errorf(l.pos, "%s means nothing here", shorten(fmt.Sprintf("%q", []rune(l.rest()[:min(4, len(l.rest()))])[0])))
+	return t, l.errorf(l.pos, "%s means nothing here, expected a word, a number or one of %s", shorten(fmt.Sprintf("%q", []rune(l.rest()[:min(4, len(l.rest()))])[0])), strings.Join(puncts, " "))
 }
 
 func letter(c byte) bool { return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' }
@@ -284,7 +285,10 @@ func numberText(v int64) string {
 			}
 		}
 	}
-	if v >= 1<<10 && v%(1<<10) == 0 {
+	switch {
+	case v >= 1<<20 && v%(1<<20) == 0:
+		return fmt.Sprintf("%dM", v>>20)
+	case v >= 1<<10 && v%(1<<10) == 0:
 		return fmt.Sprintf("%dK", v>>10)
 	}
 	return fmt.Sprint(v)
