@@ -210,8 +210,7 @@ func (r *runner) ending() bool {
 
 // process is the life of a process: its columns, then a look at its memory, then the end.
 func (r *runner) process(t *kernel.Thread, p *procState) {
-	p.pid, p.space, p.process = t.Getpid(), t.MM(), t.Process()
-	r.born = append(r.born, p)
+	r.bear(p, t.Process())
 	for _, c := range p.columns[1:] {
 		t.Go(c.Name.Text, func(th *kernel.Thread) { r.column(th, c) })
 	}
@@ -230,6 +229,23 @@ func (r *runner) process(t *kernel.Thread, p *procState) {
 	}
 	p.gone = true
 	t.Exit(0)
+}
+
+// bear notes that a process exists: parent or child do, whoever comes first.
+func (r *runner) bear(p *procState, k *kernel.Process) {
+	if p.process == nil {
+		p.pid, p.space, p.process = k.PID(), k.MM(), k
+		r.born = append(r.born, p)
+	}
+}
+
+// forked notes that a child exists, which may have got some way already.
+func (r *runner) forked(p *procState, pid int) {
+	for _, k := range r.m.Processes() {
+		if k.PID() == pid && k.MM() != nil {
+			r.bear(p, k)
+		}
+	}
 }
 
 // setUp makes the memory, the files and the pipes of the first process.
@@ -384,7 +400,7 @@ func (r *runner) abandon(t *sched.Task, p *procState, by *colState) {
 			case "set":
 				r.events[op.Args[0].Word].CompleteAll(t)
 			case "fork", "vfork":
-				if q := r.procs[op.Args[0].Word]; q.space == nil {
+				if q := r.procs[op.Args[0].Word]; q.process == nil {
 					r.abandon(t, q, nil)
 				}
 			}

@@ -179,19 +179,20 @@ func doFork(x *exec, op *Op) (int64, error) {
 	}
 	q.fd = x.p.fd
 	fn := func(c *kernel.Thread) { x.r.process(c, q) }
-	var err error
+	fork := x.Fork
 	if q.vfork {
-		_, err = x.Vfork(fn)
-	} else {
-		_, err = x.Fork(fn)
+		fork = x.Vfork
 	}
+	pid, err := fork(fn)
 	if err != nil {
 		_ = x.Kernel(func(task *sched.Task) error {
 			x.r.abandon(task, q, nil)
 			return nil
 		})
+		return 0, err
 	}
-	return 0, err
+	x.r.forked(q, pid)
+	return 0, nil
 }
 
 func doWait(x *exec, op *Op) (int64, error) {
