@@ -37,6 +37,8 @@ func TestMain(m *testing.M) {
 //
 //	status N cowlab ...   the command must exit with N
 //	token VERDICT VAR     sets VAR to the first token in stdout below a cell with the verdict
+//	grep-token NAME         sets TOKEN to the first token in stdout for a scenario in which
+//	                        its condition holds
 //	fields PATH NAME...   the JSON objects at PATH in stdout have exactly these fields
 //	json FILE             the file holds JSON (stdout counts as a file)
 //	lines MIN MAX         stdout has so many lines
@@ -54,7 +56,7 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status": scriptStatus, "token": scriptToken, "fields": scriptFields, "json": scriptJSON, "lines": scriptLines,
+			"status": scriptStatus, "token": scriptToken, "grep-token": scriptGrepToken, "fields": scriptFields, "json": scriptJSON, "lines": scriptLines,
 		},
 	})
 }
@@ -109,6 +111,17 @@ func scriptToken(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("no token for %s in:\n%s", args[0], ts.ReadFile("stdout"))
 	}
 	ts.Setenv(args[1], m[1])
+}
+
+func scriptGrepToken(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: grep-token NAME")
+	}
+	tok := regexp.MustCompile(`cl1\.` + args[0] + `\S+`).FindString(ts.ReadFile("stdout"))
+	if tok == "" {
+		ts.Fatalf("no token for %s in:\n%s", args[0], ts.ReadFile("stdout"))
+	}
+	ts.Setenv("TOKEN", tok)
 }
 
 func scriptJSON(ts *testscript.TestScript, neg bool, args []string) {
