@@ -47,7 +47,8 @@ type meeting struct {
 type colState struct {
 	*Column
 	regs   map[string]value
-	at     int  // row
+	task   string // what reports call it; empty before it runs
+	at     int    // row
 	ended  bool // its remaining rows are not done
 	segv   bool
 	aio    kernel.ContextID
@@ -336,6 +337,7 @@ func (r *runner) column(t *kernel.Thread, c *Column) {
 	if c.proc != nil {
 		x.p = r.procs[c.proc.name]
 	}
+	x.c.task = t.Task().Name
 	r.begin(t, c)
 	for ; x.c.at < len(c.Rows) && !x.c.ended; x.c.at++ {
 		if op := c.Rows[x.c.at]; op != nil {

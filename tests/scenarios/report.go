@@ -92,7 +92,8 @@ type Observed struct {
 	interrupted bool
 }
 
-// StateCount is a final state, how many runs ended in it, and a token of the first of them.
+// StateCount is a final state, how many runs ended in it, a token of the first of them, and what
+// there is to say about a state that is no natural end.
 type StateCount struct {
 	State    string `json:"state"`
 	Positive bool   `json:"positive"`
@@ -120,18 +121,19 @@ func (s *Scenario) Observe(ctx context.Context, p mm.Policy, hosts *kernel.Hosts
 		if w.Verdict == explore.Panicked {
 			return nil, fmt.Errorf("%s under %s: %s (%s)", s.Name, p.Name(), w.Detail, w.Token)
 		}
-		sc := StateCount{State: StateOf(w.Verdict), Positive: Positive(w.Verdict), Runs: n, Token: w.Token.String(), Detail: w.Detail}
-		o.States = append(o.States, sc)
+		sc := StateCount{State: StateOf(w.Verdict), Positive: Positive(w.Verdict), Runs: n, Token: w.Token.String()}
 		if sc.Positive {
 			o.Positive += n
 		} else {
 			o.Negative += n
 		}
 		for _, e := range endings(sc.State) {
+			sc.Detail = w.Detail
 			if !slices.Contains(o.Also, e) {
 				o.Also = append(o.Also, e)
 			}
 		}
+		o.States = append(o.States, sc)
 	}
 	slices.Sort(o.Also)
 	slices.SortStableFunc(o.States, func(a, b StateCount) int {

@@ -192,6 +192,9 @@ func (r *runner) observe(out *kernel.Outcome) explore.Observation {
 			}
 		}
 	}
+	if obs.Detail == "" {
+		obs.Detail = r.who()
+	}
 	mark := negative
 	if st.holds(r.s.Cond.Expr) {
 		mark = positive
@@ -207,6 +210,17 @@ func (r *runner) observe(out *kernel.Outcome) explore.Observation {
 	h.Put("disk", r.m.DiskData(diskName))
 	obs.State = h.Sum()
 	return obs
+}
+
+// who says which task of a diagram is which column.
+func (r *runner) who() string {
+	var parts []string
+	for _, c := range r.s.Columns {
+		if st := r.cols[c]; st.task != "" {
+			parts = append(parts, st.task+" is "+c.Name.Text)
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // Positive reports whether the condition holds in a state, as a run's verdict names it.
