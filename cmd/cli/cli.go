@@ -45,7 +45,7 @@ func verbs() []verb {
 		{"run", "WORKLOAD [flags]", "run one workload under one policy, once or many times, and say what happened", runRun},
 		{"litmus", "FILE|NAME... [flags]", "run scenario files, and print the states they end in as litmus tests do", runLitmus},
 		{"list", "", "list the policies and the workloads", runList},
-		{"explain", "NAME", "explain a policy, a workload or a verdict", runExplain},
+		{"explain", "NAME", "explain a policy, a workload, a scenario or a verdict", runExplain},
 		{"replay", "TOKEN [flags]", "replay a schedule exactly, and draw it", runReplay},
 		{"speed", "[flags]", "measure the host kernel, the memory system and the emulator side by side", runSpeed},
 		{"version", "", "print the version", runVersion},

@@ -177,6 +177,7 @@ func TestInterrupt(t *testing.T) {
 		{"json", "matrix -policies pg_gup -workloads pin_fork -schedules 1000000000 -parallel 0 -format json", `"verdict": "safe"`},
 		{"soak", "run forkscrew -duration 100h", `runs showed lost-read`},
 		{"run", "run forkscrew -rounds 1000000 -policy pg_gup", `parallel regime: interrupted`},
+		{"litmus", "litmus S7 -policies stock,pg_gup -schedules 1000000000", `Observation S7 Sometimes`},
 		{"replay", "replay @ -times 1000000000", ``},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -22,7 +22,7 @@ type checker struct {
 	awaits map[string]Pos
 	meets  map[int64][]*Column
 	meetAt map[int64]Pos
-	events map[string]bool
+	pages  int64 // of all mappings
 }
 
 func (s *Scenario) errorf(p Pos, format string, args ...any) error {
@@ -61,6 +61,9 @@ func (c *checker) names() error {
 	for _, m := range s.Maps {
 		if err := once(m.Name); err != nil {
 			return err
+		}
+		if c.pages += m.Pages; c.pages > maxPages {
+			return s.errorf(m.Name.Pos, "more than %d pages in all", maxPages)
 		}
 		c.maps[m.Name.Text] = m.Pages << x86.PageShift
 	}
@@ -165,6 +168,9 @@ func (c *checker) declarations() error {
 				}
 				if _, ok := c.maps[n.Word]; ok || c.cols[n.Word] != nil || c.pipes[n.Word] || n.Word == "disk" {
 					return c.s.errorf(n.Pos, "%q is taken, expected another name", n.Word)
+				}
+				if c.pages += pages.N; c.pages > maxPages {
+					return c.s.errorf(pages.Pos, "more than %d pages in all", maxPages)
 				}
 				c.maps[n.Word], c.later[n.Word] = pages.N<<x86.PageShift, true
 			case "set":

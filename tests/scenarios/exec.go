@@ -49,7 +49,7 @@ type colState struct {
 	regs   map[string]value
 	task   string // what reports call it; empty before it runs
 	at     int    // row
-	ended  bool // its remaining rows are not done
+	ended  bool   // its remaining rows are not done
 	segv   bool
 	aio    kernel.ContextID
 	flight int // requests submitted and not fetched

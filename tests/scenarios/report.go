@@ -88,8 +88,6 @@ type Observed struct {
 	// wrong.
 	Expected string `json:"expected"`
 	Ok       bool   `json:"ok"`
-
-	interrupted bool
 }
 
 // StateCount is a final state, how many runs ended in it, a token of the first of them, and what
@@ -114,7 +112,7 @@ func (s *Scenario) Observe(ctx context.Context, p mm.Policy, hosts *kernel.Hosts
 	}
 	o := &Observed{
 		Scenario: s.Name, Policy: p.Name(), Condition: fmt.Sprintf("%s %s", s.Cond.Quant, s.Cond), Bound: bound,
-		States: []StateCount{}, Also: []string{}, interrupted: ctx.Err() != nil,
+		States: []StateCount{}, Also: []string{},
 	}
 	for _, w := range rep.Witnesses {
 		n := rep.ByVerdict[w.Verdict]
