@@ -43,7 +43,7 @@ func TestObservations(t *testing.T) {
 		case race:
 			st.Schedules = 2 // data races of the runner show in the first schedule
 		case st.Schedules == 0:
-			st.Schedules = 40 // there are many policies; who needs more says so
+			st.Schedules = 24 // there are many policies; who needs more says so
 		}
 		for _, p := range policy.All() {
 			o, err := s.Observe(context.Background(), p, hosts, st)
