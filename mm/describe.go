@@ -124,3 +124,16 @@ func (s *System) PeekPTEOf(id uint32, addr uint64) x86.PTE {
 	}
 	return 0
 }
+
+// PeekSwapCount returns the count of a swap entry, the swap cache's share included; 0 if it
+// is not in use. The machine must be at a step.
+func (s *System) PeekSwapCount(e x86.SwapEntry) int {
+	if int(e.Type) >= len(s.swap.areas) {
+		return 0
+	}
+	a := s.swap.areas[e.Type]
+	if a == nil || e.Offset >= a.max {
+		return 0
+	}
+	return int(a.m[e.Offset])
+}

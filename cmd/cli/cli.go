@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/scenarios"
 	"github.com/cowlab/cowlab/tests/workload"
 )
 
@@ -43,8 +44,9 @@ func verbs() []verb {
 		{"matrix", "[flags]", "run every policy on every workload and print the verdicts (the default)", runMatrix},
 		{"cow", "[flags]", "run other people's test cases under every policy, on several kinds of page", runCow},
 		{"run", "WORKLOAD [flags]", "run one workload under one policy, once or many times, and say what happened", runRun},
+		{"litmus", "FILE|NAME... [flags]", "run scenario files, and print the states they end in as litmus tests do", runLitmus},
 		{"list", "", "list the policies and the workloads", runList},
-		{"explain", "NAME", "explain a policy, a workload or a verdict", runExplain},
+		{"explain", "NAME", "explain a policy, a workload, a scenario or a verdict", runExplain},
 		{"replay", "TOKEN [flags]", "replay a schedule exactly, and draw it", runReplay},
 		{"claims", "[flags] [ID...]", "settle the disputes of the thread by experiment", runClaims},
 		{"speed", "[flags]", "measure the host kernel, the memory system and the emulator side by side", runSpeed},
@@ -132,6 +134,8 @@ func (e *env) unknownVerb(word string, verbs []string) error {
 	switch {
 	case workload.Lookup(word) != nil:
 		hint = fmt.Sprintf(" (did you mean \"cowlab run %s\"?)", word)
+	case slices.Contains(scenarios.Names(), word) || strings.HasSuffix(word, scenarios.Suffix):
+		hint = fmt.Sprintf(" (did you mean \"cowlab litmus %s\"?)", word)
 	case slices.Contains(policyNames(e.policies), word):
 		hint = fmt.Sprintf(" (did you mean \"cowlab explain %s\"?)", word)
 	case strings.HasPrefix(word, "cl1."):

@@ -3,17 +3,19 @@ package cli
 import (
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/scenarios"
 	"github.com/cowlab/cowlab/tests/workload"
 )
 
 func runList(e *env, args []string) error {
-	fs := newFlags(e, "list", "", "List the policies and the workloads.")
+	fs := newFlags(e, "list", "", "List the policies and the workloads. Scenarios are listed by cowlab litmus -list.")
 	if _, err := parse(fs, args, 0); err != nil {
 		return err
 	}
@@ -42,7 +44,7 @@ func runList(e *env, args []string) error {
 }
 
 func runExplain(e *env, args []string) error {
-	fs := newFlags(e, "explain", "NAME", "Explain a policy, a workload or a verdict.")
+	fs := newFlags(e, "explain", "NAME", "Explain a policy, a workload, a scenario or a verdict.")
 	pos, err := parse(fs, args, 1)
 	if err != nil {
 		return err
@@ -65,11 +67,15 @@ func runExplain(e *env, args []string) error {
 		fmt.Fprintf(e.stdout, "%s (a verdict)\n\n%s\n", name, wrapped(sentence(text), "  "))
 		return nil
 	}
+	if slices.Contains(scenarios.Names(), name) {
+		return explainScenario(e, name)
+	}
 	names := append(policyNames(e.policies), workloadNames()...)
+	names = append(names, scenarios.Names()...)
 	for _, v := range workload.Verdicts() {
 		names = append(names, string(v))
 	}
-	return usagef("nothing is called %q%s; cowlab list shows the names", name, didYouMean(name, names))
+	return usagef("nothing is called %q%s; cowlab list and cowlab litmus -list show the names", name, didYouMean(name, names))
 }
 
 var verdictHelp = map[workload.Verdict]string{
@@ -159,6 +165,25 @@ func explainWorkload(e *env, w *workload.Workload) {
 	if len(vs) > 0 {
 		fmt.Fprintf(e.stdout, "\nThe matrix runs it with %s.\n", strings.Join(vs, ", and with "))
 	}
+}
+
+// explainScenario prints a scenario's story, question and what is known of the answer.
+func explainScenario(e *env, name string) error {
+	s, err := scenarios.Lookup(name)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "%s (a scenario)\n\n%s\n\n%s\n\n", name, wrapped(s.Doc, "  "), wrapped(s.Story, "  "))
+	fmt.Fprintf(e.stdout, "It asks: %s %s\n", s.Cond.Quant, s.Cond)
+	for _, x := range s.Expects {
+		also := ""
+		for _, a := range x.Also {
+			also += ", " + a.Text
+		}
+		fmt.Fprintf(e.stdout, "  - under %s: %s%s\n", x.Policy.Text, x.Quant, also)
+	}
+	fmt.Fprintf(e.stdout, "\ncowlab litmus %s runs it, with -print it prints it.\n", name)
+	return nil
 }
 
 // list joins words with commas.

@@ -37,6 +37,8 @@ func TestMain(m *testing.M) {
 //
 //	status N cowlab ...   the command must exit with N
 //	token VERDICT VAR     sets VAR to the first token in stdout below a cell with the verdict
+//	grep-token NAME         sets TOKEN to the first token in stdout for a scenario in which
+//	                        its condition holds
 //	fields PATH NAME...   the JSON objects at PATH in stdout have exactly these fields
 //	json FILE             the file holds JSON (stdout counts as a file)
 //	lines MIN MAX         stdout has so many lines
@@ -54,7 +56,7 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status": scriptStatus, "token": scriptToken, "fields": scriptFields, "json": scriptJSON, "lines": scriptLines,
+			"status": scriptStatus, "token": scriptToken, "grep-token": scriptGrepToken, "fields": scriptFields, "json": scriptJSON, "lines": scriptLines,
 		},
 	})
 }
@@ -111,6 +113,17 @@ func scriptToken(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[1], m[1])
 }
 
+func scriptGrepToken(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: grep-token NAME")
+	}
+	tok := regexp.MustCompile(`cl1\.` + args[0] + `\S+`).FindString(ts.ReadFile("stdout"))
+	if tok == "" {
+		ts.Fatalf("no token for %s in:\n%s", args[0], ts.ReadFile("stdout"))
+	}
+	ts.Setenv("TOKEN", tok)
+}
+
 func scriptJSON(ts *testscript.TestScript, neg bool, args []string) {
 	var v any
 	if err := json.Unmarshal([]byte(ts.ReadFile(args[0])), &v); (err != nil) != neg {
@@ -164,6 +177,7 @@ func TestInterrupt(t *testing.T) {
 		{"json", "matrix -policies pg_gup -workloads pin_fork -schedules 1000000000 -parallel 0 -format json", `"verdict": "safe"`},
 		{"soak", "run forkscrew -duration 100h", `runs showed lost-read`},
 		{"run", "run forkscrew -rounds 1000000 -policy pg_gup", `parallel regime: interrupted`},
+		{"litmus", "litmus S7 -policies stock,pg_gup -schedules 1000000000", `Observation S7 Sometimes`},
 		{"replay", "replay @ -times 1000000000", ``},
 	} {
 		t.Run(c.name, func(t *testing.T) {

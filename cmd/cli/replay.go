@@ -2,13 +2,14 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
-	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/matrix"
+	"github.com/cowlab/cowlab/tests/scenarios"
 	"github.com/cowlab/cowlab/tests/workload"
 )
 
@@ -30,7 +31,7 @@ have gone on.`)
 		return err
 	}
 	if len(pos) == 0 {
-		return usagef("replay wants a token, as matrix prints them")
+		return usagef("replay wants a token, as matrix and litmus print them")
 	}
 	if *times < 1 {
 		return usagef("-times is %d, must be at least 1", *times)
@@ -42,13 +43,13 @@ have gone on.`)
 	if err != nil {
 		return usagef("%v", err)
 	}
-	w, v, p, err := e.resolve(tok)
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	named, err := e.resolve(tok, hosts)
 	if err != nil {
 		return err
 	}
-	hosts := kernel.NewHosts()
-	defer hosts.Close()
-	target := matrix.Target(w, v, p, hosts)
+	target := named.target
 	var note string
 	if *minimise {
 		if tok, note, err = e.minimise(target, tok); err != nil {
@@ -60,7 +61,7 @@ have gone on.`)
 		return err
 	}
 	if *tracePath != "" {
-		if err := traceSchedule(w, v, p, hosts, tok.Spec, *tracePath); err != nil {
+		if err := traceSchedule(named, tok.Spec, *tracePath); err != nil {
 			return err
 		}
 	}
@@ -70,7 +71,7 @@ have gone on.`)
 	if note != "" {
 		fmt.Fprintf(e.stdout, "%s\n\n", note)
 	}
-	fmt.Fprintf(e.stdout, "%s under %s: %s\n", title(w, v), p.Name(), first.Verdict)
+	fmt.Fprintf(e.stdout, "%s under %s: %s\n", named.title, target.Policy, first.Verdict)
 	if first.Detail != "" {
 		fmt.Fprintf(e.stdout, "  %s\n", indented(first.Detail, "  "))
 	}
@@ -132,20 +133,26 @@ func (e *env) repeat(target *explore.Target, tok explore.Token, times int) (expl
 	return first, nil
 }
 
-// resolve looks up what a token names.
-func (e *env) resolve(tok explore.Token) (*workload.Workload, workload.Values, mm.Policy, error) {
+// named is what a token names, ready to be run.
+type named struct {
+	target *explore.Target
+	title  string
+	// traced runs it once with events recorded; done gets the machine at rest.
+	traced func(s sched.Strategy, done func(*kernel.Machine)) error
+}
+
+// resolve looks up what a token names: a workload, a scenario or a scenario's file.
+func (e *env) resolve(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 	w := workload.Lookup(tok.Target)
-	switch {
-	case w != nil:
-	case strings.HasPrefix(tok.Target, "Test"):
-		return nil, nil, nil, usagef("the token names a Go test; run it in the test's package:\n  COWLAB_SCHEDULE=%s go test -run '^%s$' .", tok, tok.Target)
-	default:
-		_, err := findWorkload(tok.Target)
-		return nil, nil, nil, usagef("token: %v", err)
+	if w == nil {
+		if strings.HasPrefix(tok.Target, "Test") {
+			return nil, usagef("the token names a Go test; run it in the test's package:\n  COWLAB_SCHEDULE=%s go test -run '^%s$' .", tok, tok.Target)
+		}
+		return e.resolveScenario(tok, hosts)
 	}
 	p, err := e.findPolicy(tok.Policy)
 	if err != nil {
-		return nil, nil, nil, usagef("token: %v", err)
+		return nil, usagef("token: %v", err)
 	}
 	text := ""
 	for i, prm := range tok.Params {
@@ -156,9 +163,44 @@ func (e *env) resolve(tok explore.Token) (*workload.Workload, workload.Values, m
 	}
 	v, err := w.Parse(text, true)
 	if err != nil {
-		return nil, nil, nil, usagef("token: %v", err)
+		return nil, usagef("token: %v", err)
 	}
-	return w, v, p, nil
+	return &named{
+		target: matrix.Target(w, v, p, hosts), title: title(w, v),
+		traced: func(s sched.Strategy, done func(*kernel.Machine)) error {
+			_, err := workload.Execute(w, workload.Options{
+				Policy: p, Values: v, Small: true, Regime: sched.Free, Strategy: s, Events: true, Hosts: hosts, Done: done,
+			})
+			return err
+		},
+	}, nil
+}
+
+// resolveScenario looks up a scenario that a token names.
+func (e *env) resolveScenario(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
+	file := strings.HasSuffix(tok.Target, scenarios.Suffix)
+	if !file && !slices.Contains(scenarios.Names(), tok.Target) {
+		_, err := findWorkload(tok.Target)
+		return nil, usagef("token: %v", err)
+	}
+	sc, err := findScenario(tok.Target)
+	if err != nil {
+		return nil, usagef("token: %v", err)
+	}
+	p, err := e.findPolicy(tok.Policy)
+	if err == nil {
+		err = sc.CheckToken(tok)
+	}
+	if err != nil {
+		return nil, usagef("token: %v", err)
+	}
+	return &named{
+		target: sc.Target(p, hosts), title: tok.Target,
+		traced: func(s sched.Strategy, done func(*kernel.Machine)) error {
+			sc.RunTraced(p, hosts, s, done)
+			return nil
+		},
+	}, nil
 }
 
 // title is a workload with the parameters that differ from the small form's.
@@ -172,14 +214,10 @@ func indented(text, by string) string {
 }
 
 // traceSchedule runs the schedule once more and records its events.
-func traceSchedule(w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.Hosts, s explore.Spec, path string) error {
+func traceSchedule(n *named, s explore.Spec, path string) error {
 	t, err := newTrace(path)
 	if err != nil {
 		return err
 	}
-	_, err = workload.Execute(w, workload.Options{
-		Policy: p, Values: v, Small: true, Regime: sched.Free, Strategy: s.Strategy(), Events: true, Hosts: hosts,
-		Done: t.write,
-	})
-	return t.close(err)
+	return t.close(n.traced(s.Strategy(), t.write))
 }

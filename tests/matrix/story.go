@@ -30,8 +30,7 @@ type Story struct {
 // have Shown set.
 func Tell(t *explore.Target, s explore.Spec) *Story {
 	st := &Story{Story: explore.Capture(*t, s, CaptureOptions())}
-	switch workload.Verdict(st.Verdict) {
-	case workload.Deadlock, workload.Livelock, workload.Bug:
+	if abrupt(st.Verdict) {
 		return st // not about a page's contents: explore's rule knows about waiting
 	}
 	if p := newPlot(st.Steps); p != nil {
@@ -40,6 +39,19 @@ func Tell(t *explore.Target, s explore.Spec) *Story {
 		p.rename()
 	}
 	return st
+}
+
+// abrupt reports whether a verdict is one of a machine that did not come to rest. That of a
+// scenario is a state, with such words among others: ":>P0:r=0x1; bug;".
+func abrupt(verdict string) bool {
+	words := strings.FieldsFunc(verdict, func(r rune) bool { return strings.ContainsRune("*:>; ", r) })
+	return slices.ContainsFunc(words, func(w string) bool {
+		switch workload.Verdict(w) {
+		case workload.Deadlock, workload.Livelock, workload.Bug:
+			return true
+		}
+		return false
+	})
 }
 
 // Diagram draws the story. Zero fields of o are chosen to fit: a column of at least 44

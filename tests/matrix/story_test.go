@@ -96,3 +96,14 @@ func TestStoryWithoutFinding(t *testing.T) {
 	assert.Contains(t, text, "policy0", "the policy's mark on the page is part of the story")
 	assert.Nil(t, newPlot(nil))
 }
+
+// Words that say how the machine ended are found in a workload's verdict and in a
+// scenario's.
+func TestAbrupt(t *testing.T) {
+	for _, v := range []string{"bug", "deadlock", ":>deadlock;", "*>P0:r=0x1; bug;", "*>livelock;"} {
+		assert.True(t, abrupt(v), v)
+	}
+	for _, v := range []string{"safe", "lost-read", ":>P0:bug-r=0x1;", "*>P0:A[0]=0x2;", ""} {
+		assert.False(t, abrupt(v), v)
+	}
+}

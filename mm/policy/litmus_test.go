@@ -1,0 +1,50 @@
+package policy_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/mm/policy"
+	"github.com/cowlab/cowlab/tests/scenarios"
+)
+
+// TestScenariosSeeMutants takes the deciding lines out: what a scenario's schedules show
+// changes from what the file expects of the policy.
+func TestScenariosSeeMutants(t *testing.T) {
+	few, one := scenarios.Strategy{Schedules: 60, Seed: 1}, scenarios.Strategy{Exhaustive: true, Preemptions: 1}
+	for _, c := range []struct {
+		mutant, scenario string
+		st               scenarios.Strategy
+		was, is          string
+	}{
+		{"pg_gup without the second look at the pte", "S7", one, "Never", "Sometimes"},
+		{"pg_gup without the copy at fork", "S1", few, "Never", "Always"},
+		{"pg_dontcow without the copy at fork", "gvisor-write-pin", few, "Never", "Always"},
+		{"directio_sem without the semaphore", "aio-forward", few, "Never", "Sometimes"},
+		{"pg_gup without the forced write fault", "S5", few, "Never", "Always"},
+		{"pg_dontcow without the forced write fault", "cow-09", few, "Never", "Always"},
+		{"directio_sem without the forced write fault", "S5", few, "Never", "Always"},
+	} {
+		t.Run(c.mutant+" in "+c.scenario, func(t *testing.T) {
+			if policy.Race && c.st.Exhaustive {
+				t.Skip("a long search of one goroutine; builds without the race detector run it")
+			}
+			m := policy.Mutants[c.mutant]
+			require.NotNil(t, m)
+			s, err := scenarios.Lookup(c.scenario)
+			require.NoError(t, err)
+			hosts := kernel.NewHosts()
+			defer hosts.Close()
+			o, err := s.Observe(context.Background(), m, hosts, c.st)
+			require.NoError(t, err)
+			assert.Equal(t, c.is, o.Observation, "%s", o.Bound)
+			o, err = s.Observe(context.Background(), policy.Lookup(m.Name()), hosts, c.st)
+			require.NoError(t, err)
+			assert.Equal(t, c.was, o.Observation, "%s", o.Bound)
+		})
+	}
+}
