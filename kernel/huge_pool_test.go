@@ -37,8 +37,14 @@ func TestHugeReservations(t *testing.T) {
 		wantPool(t, m, 4, 4, 3, 0)
 		require.NoError(t, th.TryStore64(b, 1))
 		wantPool(t, m, 4, 3, 3, 0)
-		_, err = th.Mincore(b, 2*hugeSize)
+		pid, err := th.Fork(func(c *Thread) {
+			c.Store64(b+hugeSize, 1)
+			t.Error("what is left is promised to others")
+		})
 		require.NoError(t, err)
+		_, status, err := th.Wait(pid)
+		require.NoError(t, err)
+		assert.Equal(t, KilledBy(SIGKILL), status)
 		for i := range uint64(3) {
 			require.NoError(t, th.TryStore64(a+i*hugeSize, i))
 		}
