@@ -14,7 +14,7 @@ import (
 //	a free page of a pool has no references           hugetlb_lock
 //	total = free + in use, promises <= free           hugetlb_lock; in use at rest only
 //
-// Huge pages have no count of mappings and are not in rss. An entry may be writable where
+// Huge pages have no count of mappings, but for a HugeRmapper, and are not in rss. An entry may be writable where
 // its VMA is not: hugetlb_cow does not ask.
 
 // hugeScan is what one check finds out.
@@ -77,8 +77,11 @@ func (s *System) checkHugePage(k *checkState, pfn x86.PFN, rest bool) {
 	if c := int(p.Count.Peek()); c < n {
 		k.bad("%s: %d huge entries map it", s.describePage(pfn, p), n)
 	}
-	if p.MapCount.Peek() != 0 {
+	switch c := int(p.MapCount.Peek()); {
+	case s.hugeRmap == nil && c != 0:
 		k.bad("%s: a huge page has no map count", s.describePage(pfn, p))
+	case s.hugeRmap != nil && c != n:
+		k.bad("%s: %d huge entries map it", s.describePage(pfn, p), n)
 	}
 	l := s.Pages.Ledger()
 	if l == nil {

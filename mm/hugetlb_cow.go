@@ -96,9 +96,11 @@ func (s *System) HugetlbCOW(f *Fault, cached *page.Page) VMFault {
 	f.Lock()
 	if f.Same() {
 		pm.Relabel(t, p, page.RefTemp, page.RefMap, 1)
+		s.hugeMapped(t, v, p, true /* anon */)
 		f.PTE.Set(t.C, s.makeHugePTE(v, p, !f.Unshare))
 		t.C.Trace.Inc(trace.EmuCOWCopy)
 		t.C.Trace.Event(trace.EvCOWCopy, t.C.Now(), f.Addr, uint64(pm.PFN(old)), uint64(pm.PFN(p)))
+		s.hugeUnmapped(t, old)
 		pm.PutAs(t, old, page.RefMap)
 	} else {
 		t.C.Trace.Inc(trace.EmuFaultRetries)

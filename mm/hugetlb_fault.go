@@ -215,6 +215,7 @@ func (s *System) hugetlbNoPage(f *Fault, h *hstate) (ret VMFault) {
 	default:
 		f.Orig = s.makeHugePTE(v, p, v.Flags&VMWrite != 0 && !private)
 		pm.Relabel(t, p, page.RefTemp, page.RefMap, 1)
+		s.hugeMapped(t, v, p, p.Mapping == 0)
 		f.PTE.Set(t.C, f.Orig)
 		if f.Write && private {
 			ret = s.HugetlbCOW(f, p) // without a second fault

@@ -64,6 +64,7 @@ func (f *Fork) CopyOneHuge() {
 	}
 	e, s, c := f.SrcPTE.Load(f.T.C), f.Src.Sys, f.T.C
 	s.Pages.GetAs(f.T, s.Pages.Page(e.PFN()), page.RefMap)
+	s.hugeMapped(f.T, f.DstVMA, s.Pages.Page(e.PFN()), false /* anon */)
 	f.DstPTE.Set(c, e)
 	c.Trace.Inc(trace.EmuForkPages)
 	if c.Trace.On() {
@@ -91,6 +92,25 @@ func (f *Fork) HugeCOWChild(e x86.PTE, cached *page.Page) ForkNext {
 	}
 	t.C.Trace.Inc(trace.EmuForkCopies)
 	return ForkGo
+}
+
+// hugeMapped counts an entry that is about to map a huge page, for a policy that wants it
+// counted; anon says that the page is new and private. The page_table_lock is held.
+func (s *System) hugeMapped(t *sched.Task, v *VMA, p *page.Page, anon bool) {
+	if s.hugeRmap == nil {
+		return
+	}
+	if anon {
+		s.hugeRmap.HugeAnonNew(t, p, v)
+	}
+	s.Pages.DupMap(t, p)
+}
+
+// hugeUnmapped counts one that is gone.
+func (s *System) hugeUnmapped(t *sched.Task, p *page.Page) {
+	if s.hugeRmap != nil {
+		s.Pages.DecMap(t, p)
+	}
 }
 
 // hugeDontCOW is copyDontCOWPTE for a huge page: the child gets a copy at once, and the
@@ -155,6 +175,7 @@ func (s *System) unmapHugepages(t *sched.Task, v *VMA, start, end uint64, only *
 		if e.Dirty() {
 			s.SetPageDirty(t, p)
 		}
+		s.hugeUnmapped(t, p)
 		gone = append(gone, e.PFN())
 	}
 	m.PageTableLock.Unlock(t)

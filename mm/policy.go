@@ -233,6 +233,14 @@ type PTEChecker interface {
 	CheckPTE(v *VMA, pte x86.PTE, p *page.Page) error
 }
 
+// HugeRmapper is a policy of a kernel that counts the mappings of huge pages, as Linux does
+// since 2.6.36; 2.6.29 has no such count. For it the core keeps Page.MapCount of their
+// heads, under the page_table_lock of each entry, and says when a private page is new:
+// before its first entry is set.
+type HugeRmapper interface {
+	HugeAnonNew(t *sched.Task, head *page.Page, v *VMA)
+}
+
 // PinKind says what a reference from get_user_pages is for.
 type PinKind uint8
 

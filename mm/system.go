@@ -24,6 +24,7 @@ func NewSystem(m *sched.Machine, pm *page.Map, o Options) (*System, error) {
 	}
 	s.hooks = s.policy.Hooks()
 	s.pteChecker, _ = s.policy.(PTEChecker)
+	s.hugeRmap, _ = s.policy.(HugeRmapper)
 	s.slowHolder, _ = s.policy.(MmapSemHolder)
 	if o.ForceHooks {
 		s.hooks = AllHooks

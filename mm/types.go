@@ -196,6 +196,7 @@ type System struct {
 
 	policy     Policy
 	hooks      HookSet
+	hugeRmap   HugeRmapper   // the policy, if it counts huge mappings; immutable
 	pteChecker PTEChecker    // the policy, if it has invariants of its own; immutable
 	slowHolder MmapSemHolder // the policy, if it is one; immutable
 

@@ -38,7 +38,7 @@ func (AnonExclusive) Name() string { return "anon_exclusive" }
 // Hooks implements mm.Policy.
 func (AnonExclusive) Hooks() mm.HookSet {
 	return follPinHooks | mm.HookFollow | mm.HookForkSwap | mm.HookWP | mm.HookSwapIn | mm.HookAnonNew |
-		mm.HookReclaim | mm.HookKSM
+		mm.HookReclaim | mm.HookKSM | mm.HookFollowHuge | mm.HookForkHuge | mm.HookHugeWP
 }
 
 // Claims implements mm.Policy.
@@ -56,6 +56,7 @@ func (AnonExclusive) About() mm.About {
 			"get_user_pages: FOLL_PIN for reading through a read-only pte of a page that is not exclusive takes an unsharing fault first; gup-fast refuses it, after a second look at the pte",
 			"fork: an exclusive page that may be pinned is copied; any other loses the mark and is shared; swap entries lose it too",
 			"COW fault: reuses an exclusive page; otherwise asks page_count, after emptying this CPU's pagevecs and the swap cache",
+			"huge pages: the same at fork and for pins; a write fault reuses by the count of mappings",
 			"reclaim, KSM: an exclusive page that may be pinned keeps its pte; else the swap entry carries the mark, and swap-in gives it back",
 		},
 		Claims: "users of FOLL_PIN never lose a page nor see another's stores, under swap too",
