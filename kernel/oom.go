@@ -158,7 +158,7 @@ func (m *Machine) outOfMemoryKill(t *sched.Task, _ page.GFP, _ int) bool {
 	m.tasklist.Unlock(t)
 	if victim == nil || space == nil {
 		if wait {
-			t.SleepFor(oomNap)
+			m.pages.SleepUninterruptible(t, oomNap)
 		}
 		return wait
 	}
@@ -170,7 +170,7 @@ func (m *Machine) outOfMemoryKill(t *sched.Task, _ page.GFP, _ int) bool {
 		p.sendSignal(t, nil, kill)
 	}
 	if victim != current {
-		t.SleepFor(oomNap)
+		m.pages.SleepUninterruptible(t, oomNap)
 	}
 	return true
 }
