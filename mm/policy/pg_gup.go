@@ -49,7 +49,7 @@ func (PGGUP) About() mm.About {
 			"gup-fast: get_page, set PG_gup, barrier, read the pte again; a read of an anonymous page can never pass the comparison and always goes the slow way",
 		},
 		Claims: "both directions of the race, for all users of get_user_pages, huge pages included",
-		Open:   "gup-fast is shut out of read-only anonymous ranges; a copy that runs out of memory leaks its references; a read pin of read-only anonymous memory never returns (docs/findings.md)",
+		Open:   "gup-fast is shut out of read-only anonymous ranges; a copy that runs out of memory leaks its references; a read pin of read-only anonymous memory never returns; a pinned page that reclaim has unmapped is shared (docs/findings.md)",
 	}
 }
 
