@@ -79,7 +79,7 @@ func DoBrk(t *sched.Task, m *MM, addr, size uint64) (uint64, error) {
 	if !m.mayExpandVM(pages) || m.MapCount > maxMapCount {
 		return 0, unix.ENOMEM
 	}
-	if err := m.Sys.vmEnoughMemory(pages); err != nil {
+	if err := m.Sys.vmEnoughMemory(m, pages); err != nil {
 		return 0, err
 	}
 	pgoff := addr >> x86.PageShift

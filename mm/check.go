@@ -427,6 +427,9 @@ func (s *System) Leaks() []string {
 	if n := s.anon.live(); n != 0 {
 		out = append(out, fmt.Sprintf("%d anon_vmas", n))
 	}
+	if n := s.CommittedPages(); n != 0 {
+		out = append(out, fmt.Sprintf("%d pages are still promised to somebody", int64(n)))
+	}
 	for _, l := range s.Pages.Leaks() {
 		out = append(out, l.String())
 	}

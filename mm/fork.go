@@ -88,7 +88,7 @@ func (s *System) dupVMA(t *sched.Task, f *Fork, v *VMA) error {
 		return nil
 	}
 	if v.Flags&VMAccount != 0 {
-		if err := s.vmEnoughMemory(v.Pages()); err != nil {
+		if err := s.vmEnoughMemory(CurrentMM(t), v.Pages()); err != nil {
 			return err
 		}
 	}

@@ -128,7 +128,7 @@ func (m *MM) vmaToResize(t *sched.Task, addr, oldLen, newLen uint64) (v *VMA, ch
 		return nil, 0, unix.ENOMEM
 	}
 	if v.Flags&VMAccount != 0 {
-		if m.Sys.vmEnoughMemory(pages) != nil {
+		if m.Sys.vmEnoughMemory(m, pages) != nil {
 			return nil, 0, tooMuch
 		}
 		charged = pages

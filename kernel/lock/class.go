@@ -46,6 +46,9 @@ const (
 	HugetlbInstantiation
 	Hugetlb
 	Files
+	Shmem
+	ShmemStat
+	ShmemList
 	NumClasses
 )
 
@@ -54,6 +57,7 @@ var classNames = [NumClasses]string{
 	"anon_vma", "page_table_lock", "ptl", "swap_lock", "tree_lock", "lru_lock", "zone_lock", "mmlist_lock", "mmu_notifier",
 	"flush_slot", "futex", "pipe", "aio_ctx", "dio", "policy", "policy_leaf", "queue", "wait_queue",
 	"tasklist", "sighand", "hugetlb_instantiation", "hugetlb", "files",
+	"shmem", "shmem_stat", "shmem_list",
 }
 
 // String returns the class's name.
