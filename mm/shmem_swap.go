@@ -5,6 +5,7 @@ import (
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm/page"
 )
 
@@ -67,6 +68,7 @@ func (f *shmem) swapin(t *sched.Task, index uint64, e x86.SwapEntry) (*page.Page
 	p := s.lookupSwapCache(t, e)
 	if p == nil {
 		f.lock.Unlock(t)
+		t.C.Trace.Inc(trace.PGMajFault)
 		if p = s.swapinReadahead(t, e); p == nil { // shmem_swapin
 			f.lock.Lock(t)
 			now, ok := f.swap[index]
