@@ -88,8 +88,9 @@ func (c *Kioctx) submitOne(t *sched.Task, u *IOCB) error {
 // getReq takes a place in the ring (__aio_get_req); nil if there is none, or the
 // context is being destroyed.
 func (c *Kioctx) getReq(t *sched.Task, u *IOCB) *Kiocb {
+	noMem := c.fs.pages.FailSite(t, "kiocb")
 	c.lock.LockIRQ(t)
-	ok := !c.dead && c.reqsActive < c.room()
+	ok := !noMem && !c.dead && c.reqsActive < c.room()
 	if ok {
 		c.reqsActive++
 	}

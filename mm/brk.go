@@ -86,6 +86,10 @@ func DoBrk(t *sched.Task, m *MM, addr, size uint64) (uint64, error) {
 	_, prev := m.findVMAPrev(t, addr)
 	v := m.vmaMerge(t, prev, addr, addr+size, mergeKey{flags: flags, pgoff: pgoff})
 	if v == nil {
+		if m.Sys.Pages.FailSite(t, siteVMA) {
+			m.Sys.vmUnacctMemory(pages)
+			return 0, unix.ENOMEM
+		}
 		v = &VMA{MM: m, Start: addr, End: addr + size, PgOff: pgoff, Flags: flags, Prot: vmGetPageProt(flags)}
 		m.vmaLink(t, v)
 	}

@@ -92,6 +92,12 @@ func (s *System) dupVMA(t *sched.Task, f *Fork, v *VMA) error {
 			return err
 		}
 	}
+	if s.Pages.FailSite(t, siteVMA) {
+		if v.Flags&VMAccount != 0 {
+			s.vmUnacctMemory(v.Pages())
+		}
+		return unix.ENOMEM
+	}
 	n := f.Src.copyVMA(v)
 	n.MM = m
 	n.Flags &^= VMLocked

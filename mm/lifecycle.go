@@ -17,6 +17,9 @@ const vmaDegree = 32
 // and mm_init. The only error is ENOMEM. The layout (brk, mmap base, stack) is the
 // caller's to set.
 func (s *System) NewMM(t *sched.Task) (*MM, error) {
+	if s.Pages.FailSite(t, "mm_struct") {
+		return nil, unix.ENOMEM
+	}
 	m := &MM{Sys: s}
 	m.initLocks(s)
 	m.vmas = btree.NewG(vmaDegree, vmaLess)

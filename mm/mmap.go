@@ -118,6 +118,9 @@ type MmapRequest struct {
 	PgOff uint64
 }
 
+// siteVMA names the allocation of a vm_area_struct, for page.Map.FailAt.
+const siteVMA = "vm_area_struct"
+
 // pageAlign rounds up to a page; it wraps to zero at the end of the address range.
 func pageAlign(n uint64) uint64 { return (n + x86.PageSize - 1) & x86.PageMask }
 
@@ -337,6 +340,12 @@ func (m *MM) mmapRegion(t *sched.Task, req *MmapRequest, addr, size uint64, flag
 	_, prev := m.findVMAPrev(t, addr)
 	v := m.vmaMerge(t, prev, addr, addr+size, mergeKey{flags: flags, mapping: req.Mapping, file: req.File, pgoff: pgoff})
 	if v == nil {
+		if s.Pages.FailSite(t, siteVMA) {
+			if flags&VMAccount != 0 {
+				s.vmUnacctMemory(pages)
+			}
+			return 0, unix.ENOMEM
+		}
 		v = &VMA{MM: m, Start: addr, End: addr + size, Flags: flags, Prot: vmGetPageProt(flags),
 			PgOff: pgoff, Mapping: req.Mapping, File: req.File}
 		if err := m.setupVMA(t, v); err != nil {

@@ -92,7 +92,8 @@ func (f *shmem) Name() string { return "/dev/zero (deleted)" }
 // in pages, and charges for all of it unless flags has VMNoReserve (shmem_zero_setup,
 // shmem_file_setup). Both results are the same object: the VMA's File and its Mapping.
 // There is one reference, for the VMA; each further VMA takes its own with File.Get, and
-// gives it back with File.Put. ENOMEM.
+// gives it back with File.Put. ENOMEM; ENOSPC
+// if there is no inode.
 func (s *System) ShmemZeroSetup(t *sched.Task, pages uint64, flags VMFlags) (VMFile, *AddressSpace, error) {
 	f, err := s.newShmem(t, pages, flags&VMNoReserve != 0, nil)
 	if err != nil {
@@ -103,7 +104,7 @@ func (s *System) ShmemZeroSetup(t *sched.Task, pages uint64, flags VMFlags) (VMF
 
 // NewShmemFile makes the contents of an empty file of a tmpfs: pages are charged one by one
 // as they come, and count against the mount; what cannot be had is SIGBUS. The reference
-// is the caller's; AddressSpace.Put drops it. ENOMEM.
+// is the caller's; AddressSpace.Put drops it. ENOSPC.
 func (s *System) NewShmemFile(t *sched.Task, mount *ShmemMount, pages uint64) (*AddressSpace, error) {
 	f, err := s.newShmem(t, pages, true, mount)
 	if err != nil {
@@ -122,7 +123,7 @@ func (s *System) newShmem(t *sched.Task, pages uint64, noReserve bool, mount *Sh
 	}
 	if s.Pages.FailSite(t, "shmem_inode") {
 		s.vmUnacctMemory(f.charged)
-		return nil, unix.ENOMEM
+		return nil, unix.ENOSPC
 	}
 	f.lock.Init(s.M, lock.Shmem)
 	f.as = s.NewAddressSpace(f, f, pages)
@@ -145,6 +146,9 @@ func (f *shmem) getpage(t *sched.Task, index uint64) (*page.Page, VMFault) {
 	for {
 		if p := f.as.FindLockPage(t, index); p != nil {
 			return p, ret
+		}
+		if f.s.Pages.FailSite(t, "radix_tree_preload") {
+			return nil, VMFaultOOM
 		}
 		f.lock.Lock(t)
 		f.recalcLocked(t)

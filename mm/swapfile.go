@@ -116,6 +116,9 @@ func (s *System) swapFreePages(t *sched.Task) uint64 {
 // (get_swap_page).
 func (s *System) getSwapPage(t *sched.Task) (e x86.SwapEntry, ok bool) {
 	sw := &s.swap
+	if s.Pages.FailSite(t, "get_swap_page") {
+		return e, false
+	}
 	sw.lock.Lock(t)
 	if int64(sw.nr.Peek()) <= 0 || len(sw.order) == 0 {
 		sw.lock.Unlock(t)

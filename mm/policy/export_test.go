@@ -12,3 +12,6 @@ var Mutants = map[string]mm.Policy{
 	"pg_dontcow without the forced write fault":   PGDontCOW{noForce: true},
 	"directio_sem without the forced write fault": DirectIOSem{noForce: true},
 }
+
+// Rewrite reports whether -rewrite was given.
+func Rewrite() bool { return *rewrite }
