@@ -256,6 +256,9 @@ func (s *System) followHugetlbPage(g *GUP, _ int, _ []*page.Page, _ int) (int, e
 
 // takePin takes one reference on behalf of a user of get_user_pages.
 func (s *System) takePin(t *sched.Task, p *page.Page, kind PinKind) {
+	if kind == PinPin {
+		t.C.Trace.Inc(trace.EmuNrFollPinAcquired)
+	}
 	if s.hooks&HookPut != 0 {
 		s.policy.Take(t, p, kind, 1)
 		return
@@ -267,6 +270,9 @@ func (s *System) takePin(t *sched.Task, p *page.Page, kind PinKind) {
 // same kind (put_page, or unpin_user_page of later kernels). It may be called
 // in interrupts.
 func (s *System) PutUserPage(t *sched.Task, p *page.Page, kind PinKind) {
+	if kind == PinPin {
+		t.C.Trace.Inc(trace.EmuNrFollPinReleased)
+	}
 	if s.hooks&HookPut != 0 {
 		s.policy.Put(t, p, kind, 1)
 		return

@@ -122,6 +122,10 @@ func (m *MM) SetMemdie() { m.memdie.Poke(1) }
 // Memdie reports whether SetMemdie was called.
 func (m *MM) Memdie() bool { return m.memdie.Peek() != 0 }
 
+// SwappingOff reports whether a thread of the address space turns swap off, which makes it
+// the OOM killer's first choice (PF_SWAPOFF).
+func (m *MM) SwappingOff() bool { return m.swapoff.Peek() != 0 }
+
 // RacyTotalVM is TotalVM for the OOM killer, which does not hold MmapSem.
 //
 //go:norace

@@ -176,7 +176,13 @@ func (s *System) SwapOff(t *sched.Task, dev *blk.Device) error {
 	s.vmUnacctMemory(a.pages)
 	s.disableSwap(t, a)
 	sw.lock.Unlock(t)
+	if m := CurrentMM(t); m != nil {
+		m.swapoff.RawAdd(1)
+	}
 	err := s.tryToUnuse(t, a)
+	if m := CurrentMM(t); m != nil {
+		m.swapoff.RawAdd(-1)
+	}
 	sw.lock.Lock(t)
 	if err != nil {
 		s.enableSwap(t, a)
