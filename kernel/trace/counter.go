@@ -250,6 +250,7 @@ var counterNames = [NumCounters]string{
 	EmuAtomics: "emu_atomics", EmuFences: "emu_fences", EmuLineTransfers: "emu_line_transfers",
 	EmuSignals: "emu_signals", EmuFutexWaits: "emu_futex_waits", EmuFutexWakes: "emu_futex_wakes",
 	EmuWorkqueueRuns: "emu_workqueue_runs", EmuTimers: "emu_timers", EmuRCUGrace: "emu_rcu_grace",
+	EmuAllocFailInjected: "emu_alloc_fail_injected", EmuOopses: "emu_oopses",
 }
 
 // String returns the counter's name in /proc/vmstat.
