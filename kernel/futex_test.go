@@ -195,7 +195,7 @@ func TestFutexTimeoutAgainstWake(t *testing.T) {
 // A process waits on a word of shared memory while reclaim takes the page: another process
 // finds it by the same key, wherever the page is by then.
 func TestSharedFutexWhileThePageIsInSwap(t *testing.T) {
-	swapRegimes(t, 2, 3, func(t *testing.T, o Options) {
+	swapRegimes(t, 2, 1, func(t *testing.T, o Options) {
 		o = small(o)
 		m, _ := run(t, o, func(th *Thread) {
 			require.NoError(t, th.Swapon(swapDev, 0))
