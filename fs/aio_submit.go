@@ -220,8 +220,10 @@ func (s *System) aioComplete(t *sched.Task, k *Kiocb, n int64, err error) {
 		e.Res = -int64(errnoOf(err))
 	}
 	off := c.lock.LockIRQSave(t)
-	c.ring[c.tail] = e
-	c.tail = (c.tail + 1) % len(c.ring)
+	if !c.dead { // else aio_cancel_all has marked it: it gets no event
+		c.ring[c.tail] = e
+		c.tail = (c.tail + 1) % len(c.ring)
+	}
 	t.C.Trace.Inc(trace.EmuAIOCompletions)
 	last := c.dropLocked(t, k)
 	if !c.wait.Empty() {

@@ -23,7 +23,10 @@ func mmapShared(t *testing.T, th *Thread, pages uint64) uint64 {
 // child: each writes half of the pages and reads what the other wrote.
 func TestSharedMemoryHoldsThreeTimesRAM(t *testing.T) {
 	swapRegimes(t, 2, 1, func(t *testing.T, o Options) {
-		pages := uint64(700)
+		pages, rounds := uint64(700), uint64(2)
+		if testing.Short() {
+			rounds = 1
+		}
 		o = withSwapDisk(Options{CPUs: o.CPUs, Regime: o.Regime, Strategy: o.Strategy, Memory: 1 << 20, NoStack: true}, 4096)
 		if o.Regime == sched.Parallel {
 			// Several tasks that reclaim 256 frames may meet the OOM killer early, as in 2.6.29.
@@ -32,7 +35,7 @@ func TestSharedMemoryHoldsThreeTimesRAM(t *testing.T) {
 		m, out := run(t, o, func(th *Thread) {
 			require.NoError(t, th.Swapon(swapDev, 0))
 			a := mmapShared(t, th, pages+1)
-			for round := range uint64(2) {
+			for round := range rounds {
 				pid, err := th.Fork(func(c *Thread) {
 					for i := uint64(0); i < pages; i += 2 {
 						c.Store64(a+i<<12+8, pattern(i, round))
