@@ -51,9 +51,13 @@ func (s *System) endRequest(t *sched.Task, r *request) {
 	q.lock.Lock(t)
 	q.inFlight--
 	q.account(r.dir, -1)
+	ended := r.dir == Write && int(q.allocated[Write].Peek()) < max(1, q.maxRequests-q.maxRequests/8-q.maxRequests/16-1)
 	s.freeRequest(t, r)
 	q.run(t)
 	q.lock.Unlock(t)
+	if ended { // below queue_congestion_off_threshold
+		s.pages.WriteEnded(t)
+	}
 	if !q.wait.Empty() {
 		q.wait.Wake(t)
 	}

@@ -67,6 +67,9 @@ func (s *System) IoSetup(t *sched.Task, nr uint32) (ContextID, error) {
 	if nr > aioMaxNr {
 		return 0, unix.EAGAIN
 	}
+	if s.pages.FailSite(t, "kioctx") || s.pages.FailSite(t, "aio_setup_ring") {
+		return 0, unix.ENOMEM
+	}
 	c := &Kioctx{fs: s, MM: s.mem.currentMM(t), maxReqs: int(nr)}
 	c.lock.Init(s.m, lock.AioCtx)
 	c.wait.Init(s.m)

@@ -88,8 +88,9 @@ func (c *Kioctx) submitOne(t *sched.Task, u *IOCB) error {
 // getReq takes a place in the ring (__aio_get_req); nil if there is none, or the
 // context is being destroyed.
 func (c *Kioctx) getReq(t *sched.Task, u *IOCB) *Kiocb {
+	noMem := c.fs.pages.FailSite(t, "kiocb")
 	c.lock.LockIRQ(t)
-	ok := !c.dead && c.reqsActive < c.room()
+	ok := !noMem && !c.dead && c.reqsActive < c.room()
 	if ok {
 		c.reqsActive++
 	}
@@ -219,8 +220,10 @@ func (s *System) aioComplete(t *sched.Task, k *Kiocb, n int64, err error) {
 		e.Res = -int64(errnoOf(err))
 	}
 	off := c.lock.LockIRQSave(t)
-	c.ring[c.tail] = e
-	c.tail = (c.tail + 1) % len(c.ring)
+	if !c.dead { // else aio_cancel_all has marked it: it gets no event
+		c.ring[c.tail] = e
+		c.tail = (c.tail + 1) % len(c.ring)
+	}
 	t.C.Trace.Inc(trace.EmuAIOCompletions)
 	last := c.dropLocked(t, k)
 	if !c.wait.Empty() {

@@ -150,6 +150,9 @@ func (s *System) blockdevDirectIO(t *sched.Task, rw blk.Dir, iocb *Kiocb, inode 
 		}
 	}
 	t.C.Trace.Inc(trace.EmuDIORequests)
+	if s.pages.FailSite(t, "dio") {
+		return 0, unix.ENOMEM
+	}
 	d := s.allocDIO(t)
 	d.lockType = lockType
 	mutexAgain := false

@@ -54,10 +54,19 @@ type pipeList struct {
 }
 
 // Pipe makes a pipe and returns its two ends, each with a reference for the caller:
-// do_pipe_flags. flags may hold ONonblock and OCloexec; anything else is EINVAL.
-func (s *System) Pipe(_ *sched.Task, flags OpenFlags) (r, w *File, err error) {
+// do_pipe_flags. flags may hold ONonblock and OCloexec; anything else is EINVAL. ENFILE if
+// there is no memory.
+func (s *System) Pipe(t *sched.Task, flags OpenFlags) (r, w *File, err error) {
 	if flags&^(ONonblock|OCloexec) != 0 {
 		return nil, nil, unix.EINVAL
+	}
+	if s.pages.FailSite(t, "pipe_inode_info") {
+		return nil, nil, unix.ENFILE
+	}
+	for range 2 {
+		if s.pages.FailSite(t, siteFile) {
+			return nil, nil, unix.ENFILE
+		}
 	}
 	p := &Pipe{readers: 1, writers: 1}
 	l := &s.pipes

@@ -171,7 +171,7 @@ type File struct {
 // Open opens a path of the device table, or creates or opens a file of hugetlbfs
 // (HugetlbfsDir). Errors: ENOENT for a path nobody
 // registered (EROFS with OCreat: there is no file system to create it in), EEXIST,
-// ENOTDIR, EROFS for writing to a read-only device, EINVAL.
+// ENOTDIR, EROFS for writing to a read-only device, EINVAL, ENFILE if there is no memory.
 func (s *System) Open(t *sched.Task, path string, flags OpenFlags) (*File, error) {
 	if path == "" {
 		return nil, unix.ENOENT
@@ -197,8 +197,14 @@ func (s *System) Open(t *sched.Task, path string, flags OpenFlags) (*File, error
 	case flags.CanWrite() && i.Dev.ReadOnly():
 		return nil, unix.EROFS
 	}
+	if s.pages.FailSite(t, siteFile) {
+		return nil, unix.ENFILE
+	}
 	return s.newFile(i, flags), nil
 }
+
+// siteFile names the allocation of a struct file (get_empty_filp), for page.Map.FailAt.
+const siteFile = "file"
 
 // newFile makes an open file with one reference.
 func (s *System) newFile(i *Inode, flags OpenFlags) *File {

@@ -63,6 +63,9 @@ func (t *Thread) RegisterMemory(addr, length uint64, o RegisterOptions) (*Regist
 
 func (t *Thread) pinMemory(task *sched.Task, r *Registration) error {
 	s, m, o := t.m.sys, t.p.space, r.opts
+	if s.Pages.FailSite(task, "driver_pages") {
+		return unix.ENOMEM
+	}
 	n := int((r.addr&^x86.PageMask + r.len + x86.PageSize - 1) >> x86.PageShift)
 	r.pin = mm.PinUser{T: task, MM: m, Kind: mm.UserDriver, Write: o.Write, Async: true, Ranges: []mm.Range{{Addr: r.addr, Len: r.len}}}
 	if err := s.PinBegin(&r.pin); err != nil {

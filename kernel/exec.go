@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 )
 
@@ -46,6 +47,7 @@ func (t *Thread) exec() bool {
 	}
 	t.p.space = space
 	space.ActivateMM(task)
+	task.C.Trace.Inc(trace.EmuExec)
 	return true
 }
 

@@ -44,6 +44,10 @@ func (t *Thread) Vfork(fn func(child *Thread)) (pid int, err error) {
 	return t.doFork(SysVfork, fn)
 }
 
+// forkSites are the structures of a new process that copy_process allocates before it
+// copies the address space, in that order. Immutable.
+var forkSites = [...]string{"task_struct", "files_struct", "sighand_struct", "signal_struct"}
+
 // doFork is do_fork and copy_process of Linux 2.6.29 kernel/fork.c for the two
 // forms of clone that make processes.
 func (t *Thread) doFork(nr Sysno, fn func(*Thread)) (int, error) {
@@ -52,6 +56,12 @@ func (t *Thread) doFork(nr Sysno, fn func(*Thread)) (int, error) {
 	}
 	task := t.enter(nr, 0, 0)
 	m := t.m
+	for _, site := range forkSites {
+		if m.pages.FailSite(task, site) {
+			t.leave(nr, result(0, unix.ENOMEM))
+			return 0, unix.ENOMEM
+		}
+	}
 	child := m.newProcess("", fn)
 	t.copySighand(task, child)
 	t.p.files.copyTo(task, &child.files)
@@ -60,6 +70,12 @@ func (t *Thread) doFork(nr Sysno, fn func(*Thread)) (int, error) {
 		child.files.closeAll(task)
 		t.leave(nr, result(0, err))
 		return 0, err
+	}
+	if m.pages.FailSite(task, "pid") {
+		space.MMPut(task)
+		child.files.closeAll(task)
+		t.leave(nr, result(0, unix.ENOMEM))
+		return 0, unix.ENOMEM
 	}
 	child.space = space
 	if nr == SysFork {

@@ -30,6 +30,9 @@ type futexKey struct {
 	space   *mm.MM
 	mapping *mm.AddressSpace
 	off     uint64
+	// shared tells a word that was looked up with FutexShared from the same word looked up
+	// without: they do not meet (FUT_OFF_MMSHARED).
+	shared bool
 }
 
 // futexBucket is a queue of waiters, first come first served.
@@ -120,6 +123,7 @@ func (t *Thread) futexWait(task *sched.Task, addr uint64, val uint32, timeoutNS 
 		if ec == x86.NoFault {
 			if uint32(v) != val {
 				b.lock.Unlock(task)
+				key.put(task)
 				return unix.EAGAIN
 			}
 			w.key = key
@@ -129,13 +133,17 @@ func (t *Thread) futexWait(task *sched.Task, addr uint64, val uint32, timeoutNS 
 		}
 		cr2 := task.C.CR2
 		b.lock.Unlock(task)
+		key.put(task)
 		if _, ok := mm.DoPageFault(task, t.p.space, cr2, ec); !ok {
 			return unix.EFAULT
 		}
 	}
 	b.lock.Unlock(task)
 	task.C.Trace.Inc(trace.EmuFutexWaits)
-	return t.futexSleep(task, b, timeoutNS)
+	err := t.futexSleep(task, b, timeoutNS)
+	w.key.put(task)
+	w.key = futexKey{}
+	return err
 }
 
 // futexSleep waits for the waker, the timeout or a signal.
@@ -223,30 +231,34 @@ func (t *Thread) futexWake(task *sched.Task, addr uint64, n int, f FutexFlags) (
 			break
 		}
 	}
+	key.put(task)
 	task.C.Trace.Add(trace.EmuFutexWakes, uint64(woken))
 	return woken, nil
 }
 
-// futexKey returns the key of the word at addr (get_futex_key).
+// futexKey returns the key of the word at addr (get_futex_key), with a reference on what
+// it names: an address space or an object stays while somebody waits there, mapped or not.
 func (t *Thread) futexKey(task *sched.Task, addr uint64, f FutexFlags) (futexKey, error) {
-	space := t.p.space
-	if f&FutexShared == 0 {
-		return futexKey{space: space, off: addr}, nil
+	k := futexKey{space: t.p.space, off: addr}
+	if f&FutexShared != 0 {
+		as, index, err := mm.SharedFutexKey(task, addr)
+		if err != nil {
+			return futexKey{}, err
+		}
+		k.shared = true
+		if as != nil {
+			return futexKey{mapping: as, off: index<<x86.PageShift | addr&(x86.PageSize-1), shared: true}, nil
+		}
 	}
-	space.MmapSem.DownRead(task)
-	key, err := futexKey{}, error(unix.EFAULT)
-	space.EachVMA(addr, func(v *mm.VMA) bool {
-		if v.Start > addr {
-			return false
-		}
-		err = nil
-		if v.Flags&mm.VMShared != 0 && v.Mapping != nil {
-			key = futexKey{mapping: v.Mapping, off: v.Index(addr)<<x86.PageShift | addr&(x86.PageSize-1)}
-		} else {
-			key = futexKey{space: space, off: addr}
-		}
-		return false
-	})
-	space.MmapSem.UpRead(task)
-	return key, err
+	k.space.MMGrab(task)
+	return k, nil
+}
+
+// put drops the key's reference (put_futex_key). It may sleep.
+func (k futexKey) put(task *sched.Task) {
+	if k.mapping != nil {
+		k.mapping.Put(task)
+	} else if k.space != nil {
+		k.space.MMDrop(task)
+	}
 }

@@ -7,6 +7,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
+	"github.com/cowlab/cowlab/mm"
 )
 
 func TestFutexErrors(t *testing.T) {
@@ -186,4 +190,126 @@ func TestFutexTimeoutAgainstWake(t *testing.T) {
 			}
 		})
 	})
+}
+
+// A process waits on a word of shared memory while reclaim takes the page: another process
+// finds it by the same key, wherever the page is by then.
+func TestSharedFutexWhileThePageIsInSwap(t *testing.T) {
+	swapRegimes(t, 2, 1, func(t *testing.T, o Options) {
+		o = small(o)
+		m, _ := run(t, o, func(th *Thread) {
+			require.NoError(t, th.Swapon(swapDev, 0))
+			a := th.MustMmapShared(2 * 4096)
+			const ballast = 400 // more than there is
+			big := th.MustMmap(ballast << 12)
+			push := func() {
+				for i := range uint64(ballast) {
+					th.Store64(big+i<<12, i)
+				}
+			}
+			pid, err := th.Fork(func(c *Thread) {
+				for r := range uint32(4) {
+					for c.Load32(a) == r {
+						if err := c.FutexWait(a, r, 0, FutexShared); err != nil {
+							assert.ErrorIs(t, err, unix.EAGAIN)
+						}
+					}
+					c.Store32(a+4096, r+1)
+					_, err := c.FutexWake(a+4096, 1, FutexShared)
+					assert.NoError(t, err)
+				}
+			})
+			require.NoError(t, err)
+			for r := range uint32(4) {
+				push()
+				th.Store32(a, r+1)
+				_, err := th.FutexWake(a, 1, FutexShared)
+				assert.NoError(t, err)
+				for th.Load32(a+4096) == r {
+					if err := th.FutexWait(a+4096, r, 0, FutexShared); err != nil {
+						assert.ErrorIs(t, err, unix.EAGAIN)
+					}
+				}
+			}
+			_, st, err := th.Wait(pid)
+			require.NoError(t, err)
+			assert.Equal(t, Exited(0), st)
+		})
+		assert.Greater(t, m.Trace().Sum(trace.PGMajFault), uint64(4), "pages were in swap")
+	})
+}
+
+// Who waits keeps the object: the mapping may go meanwhile, and what is mapped at the same
+// address later is another word.
+func TestFutexKeyKeepsTheObject(t *testing.T) {
+	regimes(t, 2, func(t *testing.T, o Options) {
+		run(t, o, func(th *Thread) {
+			a := th.MustMmapShared(2 * 4096)
+			th.Store32(a, 0)
+			w := th.Go("w", func(c *Thread) {
+				assert.ErrorIs(t, c.FutexWait(a, 0, 50_000_000, FutexShared), unix.ETIMEDOUT)
+			})
+			for th.Machine().Trace().Sum(trace.EmuFutexWaits) == 0 {
+				th.Usleep(1)
+			}
+			n, err := th.FutexWake(a+4096, 1, FutexShared)
+			assert.NoError(t, err)
+			assert.Zero(t, n, "the same offset in another page")
+			require.NoError(t, th.Munmap(a, 2*4096))
+			b, err := th.Mmap(a, 4096, mm.ProtRead|mm.ProtWrite, mm.MapShared|mm.MapAnonymous|mm.MapFixed, -1, 0)
+			require.NoError(t, err)
+			th.Store32(b, 1)
+			n, err = th.FutexWake(b, 1, FutexShared)
+			assert.NoError(t, err)
+			assert.Zero(t, n, "another object at the same address")
+			_ = th.Join(w)
+		})
+	})
+}
+
+// After fork a word of private memory is each process's own, also for FutexShared, and
+// before and after the page is copied; a private and a shared look-up do not meet.
+func TestFutexOnACOWPage(t *testing.T) {
+	regimes(t, 2, func(t *testing.T, o Options) {
+		run(t, o, func(th *Thread) {
+			a := th.MustMmap(4096)
+			th.Store32(a, 0)
+			w := th.Go("w", func(c *Thread) { assert.NoError(t, c.FutexWait(a, 0, 0, FutexShared)) })
+			for th.Machine().Trace().Sum(trace.EmuFutexWaits) == 0 {
+				th.Usleep(1)
+			}
+			pid, err := th.Fork(func(c *Thread) {
+				for _, store := range []bool{false, true} {
+					if store {
+						c.Store32(a, 1)
+					}
+					n, err := c.FutexWake(a, 1, FutexShared)
+					assert.NoError(t, err)
+					assert.Zero(t, n, "the parent's word is another")
+				}
+			})
+			require.NoError(t, err)
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+			n, err := th.FutexWake(a, 1, 0)
+			assert.NoError(t, err)
+			assert.Zero(t, n, "looked up as private")
+			th.Store32(a+8, 1) // copies the page: the key stays
+			n, err = th.FutexWake(a, 1, FutexShared)
+			assert.NoError(t, err)
+			assert.Equal(t, 1, n)
+			_ = th.Join(w)
+		})
+	})
+}
+
+// A shared look-up of private memory that nobody has touched never returns: the zero page
+// belongs to nothing (Linux 2.6.29 get_futex_key).
+func TestSharedFutexOnTheZeroPageHangs(t *testing.T) {
+	m := boot(t, Options{CPUs: 1, Regime: sched.Timed, StepLimit: 20_000})
+	out := m.Run(func(th *Thread) {
+		_, _ = th.FutexWake(th.MustMmap(4096), 1, FutexShared)
+		t.Error("it returned")
+	})
+	assert.Equal(t, sched.Livelock, out.Reason, out.Detail)
 }

@@ -2,6 +2,8 @@ package kernel
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
@@ -39,6 +41,9 @@ type Victim struct {
 	Score  uint64
 	Chosen int
 	By     string
+	// Report is what the kernel prints: who asked for what, the state of memory, the
+	// processes, and who is killed. Empty if no OOM killer ran.
+	Report string
 }
 
 // String is the report that the kernel would print.
@@ -83,17 +88,33 @@ func (p *Process) racySpace() *mm.MM { return p.space }
 //go:norace
 func (p *Process) racyExiting() bool { return p.groupExiting }
 
+// racyCPU is where the process's first thread ran last (task_cpu).
+//
+//go:norace
+func (p *Process) racyCPU() int {
+	if len(p.threads) == 0 || p.threads[0].task == nil || p.threads[0].task.C == nil {
+		return 0
+	}
+	return p.threads[0].task.C.ID
+}
+
 // badness says how much would be won, and lost, by killing p: Linux 2.6.29
 // mm/oom_kill.c:badness. The size of its address space, and half of those of its
-// children; a quarter of a quarter of it, as all processes are root's. What Linux takes
+// children; a quarter of a quarter of it for root, and without limit for who turns swap off. What Linux takes
 // off for processes that have run long, from ten seconds of processor and 17 minutes of
 // life on, there is not: no machine runs that long. The caller holds tasklist.
 func (p *Process) badnessLocked(space *mm.MM) uint64 {
+	if space.SwappingOff() {
+		return ^uint64(0)
+	}
 	points := space.RacyTotalVM()
 	for c := p.child; c != nil; c = c.older {
 		if s := c.racySpace(); s != nil && s != space {
 			points += s.RacyTotalVM()/2 + 1
 		}
+	}
+	if space.Limits.Unprivileged {
+		return points
 	}
 	return points / 4 / 4
 }
@@ -129,9 +150,34 @@ func (m *Machine) selectBadProcessLocked(current *Process) (worst *Process, scor
 	return worst, score, wait
 }
 
+// oomReport is the text that oom_kill_process and those it calls print, with
+// vm.oom_dump_tasks set; without the back trace.
+func (m *Machine) oomReport(t *sched.Task, gfp page.GFP, order int, chosen, victim *Process, score uint64) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s invoked oom-killer: gfp_mask=%#x, order=%d, oom_adj=0\n", t.Name, uint32(gfp), order)
+	m.sys.ShowMem(&b)
+	b.WriteString("[ pid ]   uid  tgid total_vm      rss cpu oom_adj name\n")
+	var all []*Process
+	m.tasklist.Lock(t)
+	m.eachProcess(func(p *Process) { all = append(all, p) })
+	slices.SortFunc(all, func(a, b *Process) int { return a.pid - b.pid })
+	for _, p := range all {
+		if s := p.racySpace(); s != nil {
+			fmt.Fprintf(&b, "[%5d] %5d %5d %8d %8d %3d     %3d %s\n",
+				p.pid, 0, p.pid, s.RacyTotalVM(), s.AnonRSS.Peek()+s.FileRSS.Peek(), p.racyCPU(), 0, p.name)
+		}
+	}
+	m.tasklist.Unlock(t)
+	if !chosen.racyExiting() {
+		fmt.Fprintf(&b, "Out of memory: kill process %d (%s) score %d or a child\n", chosen.pid, chosen.name, score)
+		fmt.Fprintf(&b, "Killed process %d (%s)\n", victim.pid, victim.name)
+	}
+	return b.String()
+}
+
 // outOfMemoryKill is the allocator's last resort (out_of_memory): it kills a process and
 // waits a moment. False means that there is nobody to kill.
-func (m *Machine) outOfMemoryKill(t *sched.Task, _ page.GFP, _ int) bool {
+func (m *Machine) outOfMemoryKill(t *sched.Task, gfp page.GFP, order int) bool {
 	var current *Process
 	if s := mm.CurrentMM(t); s != nil {
 		current, _ = s.Owner.(*Process)
@@ -158,19 +204,20 @@ func (m *Machine) outOfMemoryKill(t *sched.Task, _ page.GFP, _ int) bool {
 	m.tasklist.Unlock(t)
 	if victim == nil || space == nil {
 		if wait {
-			t.SleepFor(oomNap)
+			m.pages.SleepUninterruptible(t, oomNap)
 		}
 		return wait
 	}
 	space.SetMemdie()
-	m.recordVictim(t, Victim{PID: victim.pid, Name: victim.name, Score: max(score, 1), Chosen: chosen.pid, By: t.Name}, space)
+	m.recordVictim(t, Victim{PID: victim.pid, Name: victim.name, Score: max(score, 1), Chosen: chosen.pid, By: t.Name,
+		Report: m.oomReport(t, gfp, order, chosen, victim, score)}, space)
 	kill := SigInfo{Signal: SIGKILL}
 	victim.sendSignal(t, nil, kill)
 	for _, p := range sharers {
 		p.sendSignal(t, nil, kill)
 	}
 	if victim != current {
-		t.SleepFor(oomNap)
+		m.pages.SleepUninterruptible(t, oomNap)
 	}
 	return true
 }

@@ -171,7 +171,7 @@ func (m *Machine) Meminfo() string {
 		{"SReclaimable", kb(trace.NrSlabReclaimable)}, {"SUnreclaim", kb(trace.NrSlabUnreclaimable)},
 		{"PageTables", kb(trace.NrPageTablePages)}, {"NFS_Unstable", kb(trace.NrUnstable)},
 		{"Bounce", kb(trace.NrBounce)}, {"WritebackTmp", kb(trace.NrWritebackTemp)},
-		{"CommitLimit", total/2 + swapTotal<<(x86.PageShift-10)}, {"Committed_AS", m.sys.CommittedPages() << (x86.PageShift - 10)},
+		{"CommitLimit", m.sys.CommitLimit() << (x86.PageShift - 10)}, {"Committed_AS", m.sys.CommittedPages() << (x86.PageShift - 10)},
 		{"VmallocTotal", 34359738367}, {"VmallocUsed", 0}, {"VmallocChunk", 34359738367},
 	} {
 		fmt.Fprintf(&b, "%-16s%8d kB\n", f.name+":", f.kb)

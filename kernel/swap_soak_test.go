@@ -136,10 +136,8 @@ func TestSwapSoak(t *testing.T) {
 		rounds = 1
 	}
 	o := small(withDisk(Options{CPUs: 4}))
-	// With 256 frames instead of 1024 the OOM killer sometimes comes though swap is nearly
-	// empty: a direct reclaim frees nothing in all its passes. In some of these the lists
-	// are nearly empty, as others have isolated the pages; in most they are not, and why
-	// nothing could be freed has not been found out. Whether 2.6.29 would do so is open.
+	// With 256 frames instead of 1024 the OOM killer still comes now and then though swap
+	// is nearly empty, as it would in 2.6.29: see FIDELITY.md at do_try_to_free_pages.
 	o.Memory = 4 << 20
 	o.Disks[1].Size = 16384 << 12
 	m := boot(t, o)

@@ -211,6 +211,11 @@ func (as *AddressSpace) accountDirty() bool { return as.dirties }
 // NrPages returns how many pages are cached. Exact under TreeLock.
 func (as *AddressSpace) NrPages() int { return as.tree.n }
 
+// racyNrPages is NrPages without the lock.
+//
+//go:norace
+func (as *AddressSpace) racyNrPages() int { return as.tree.n }
+
 // FindGetPage returns the cached page at index with a reference, or nil
 // (find_get_page; Linux looks without the lock).
 func (as *AddressSpace) FindGetPage(t *sched.Task, index uint64) *page.Page {

@@ -198,6 +198,9 @@ func anonVMAPrepareSlow(t *sched.Task, v *VMA) error {
 	a := findMergeableAnonVMA(t, v)
 	var allocated *AnonVMA
 	if a == nil {
+		if mm.Sys.Pages.FailSite(t, "anon_vma") {
+			return unix.ENOMEM
+		}
 		if a = s.alloc(t); a == nil {
 			return unix.ENOMEM
 		}

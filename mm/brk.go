@@ -79,13 +79,17 @@ func DoBrk(t *sched.Task, m *MM, addr, size uint64) (uint64, error) {
 	if !m.mayExpandVM(pages) || m.MapCount > maxMapCount {
 		return 0, unix.ENOMEM
 	}
-	if err := m.Sys.vmEnoughMemory(pages); err != nil {
+	if err := m.Sys.vmEnoughMemory(m, pages); err != nil {
 		return 0, err
 	}
 	pgoff := addr >> x86.PageShift
 	_, prev := m.findVMAPrev(t, addr)
 	v := m.vmaMerge(t, prev, addr, addr+size, mergeKey{flags: flags, pgoff: pgoff})
 	if v == nil {
+		if m.Sys.Pages.FailSite(t, siteVMA) {
+			m.Sys.vmUnacctMemory(pages)
+			return 0, unix.ENOMEM
+		}
 		v = &VMA{MM: m, Start: addr, End: addr + size, PgOff: pgoff, Flags: flags, Prot: vmGetPageProt(flags)}
 		m.vmaLink(t, v)
 	}

@@ -454,6 +454,9 @@ func (s *System) Leaks() []string {
 	if n := s.anon.live(); n != 0 {
 		out = append(out, fmt.Sprintf("%d anon_vmas", n))
 	}
+	if n := s.CommittedPages(); n != 0 {
+		out = append(out, fmt.Sprintf("%d pages are still promised to somebody", int64(n)))
+	}
 	for _, l := range s.Pages.Leaks() {
 		if as := s.spaces.of(s.Pages.Page(l.PFN).Mapping); as != nil && as.huge != nil && as.huge.linked && l.Count == 1 {
 			continue // a file that has a name keeps its pages

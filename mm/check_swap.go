@@ -47,6 +47,7 @@ func (s *System) checkSwap(k *checkState, rest bool) {
 	held := sw.held.Peek()
 	over, inuse, free := uint64(0), uint64(0), int64(0)
 	if !guarded {
+		s.sawShmemSwap(k)
 		s.checkSwapCache(k)
 	}
 	for i, a := range sw.areas {

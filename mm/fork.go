@@ -89,9 +89,15 @@ func (s *System) dupVMA(t *sched.Task, f *Fork, v *VMA) error {
 		return nil
 	}
 	if v.Flags&VMAccount != 0 {
-		if err := s.vmEnoughMemory(v.Pages()); err != nil {
+		if err := s.vmEnoughMemory(CurrentMM(t), v.Pages()); err != nil {
 			return err
 		}
+	}
+	if s.Pages.FailSite(t, siteVMA) {
+		if v.Flags&VMAccount != 0 {
+			s.vmUnacctMemory(v.Pages())
+		}
+		return unix.ENOMEM
 	}
 	n := f.Src.copyVMA(v)
 	n.MM = m

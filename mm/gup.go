@@ -250,6 +250,9 @@ func (s *System) followNone(g *GUP) (*page.Page, error) {
 
 // takePin takes one reference on behalf of a user of get_user_pages.
 func (s *System) takePin(t *sched.Task, p *page.Page, kind PinKind) {
+	if kind == PinPin {
+		t.C.Trace.Inc(trace.EmuNrFollPinAcquired)
+	}
 	if s.hooks&HookPut != 0 {
 		s.policy.Take(t, p, kind, 1)
 		return
@@ -261,6 +264,9 @@ func (s *System) takePin(t *sched.Task, p *page.Page, kind PinKind) {
 // same kind (put_page, or unpin_user_page of later kernels). It may be called
 // in interrupts.
 func (s *System) PutUserPage(t *sched.Task, p *page.Page, kind PinKind) {
+	if kind == PinPin {
+		t.C.Trace.Inc(trace.EmuNrFollPinReleased)
+	}
 	if s.hooks&HookPut != 0 {
 		s.policy.Put(t, p, kind, 1)
 		return

@@ -250,6 +250,9 @@ func (w *fastWalk) huge(ref x86.PTERef, leaf x86.PTE, level int, addr uint64, pa
 		n = s.policy.FastHuge(w.f, ref, leaf, head, n)
 	case s.hooks&HookPut != 0:
 		s.policy.Take(w.t, head, w.f.Kind, n)
+		if w.f.Kind == PinPin {
+			w.t.C.Trace.Add(trace.EmuNrFollPinAcquired, uint64(n))
+		}
 	default:
 		s.Pages.GetNAs(w.t, head, page.RefPin, n)
 	}

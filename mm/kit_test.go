@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/lock"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm/page"
@@ -146,6 +147,8 @@ func (c copyLate) ForkBreak(f *Fork) ForkNext {
 // whether the parent still has the page, and what the child saw.
 func pinned(t *testing.T, o rigOptions) (r *rig, kept bool, child uint64) {
 	r = boot(t, o)
+	var stored lock.Completion // the child must not give the page back before
+	stored.Init(r.m)
 	r.run(func(u *user) {
 		a := u.mmap(600)
 		for _, i := range []uint64{0, 1, 3, 550, 599} {
@@ -168,9 +171,11 @@ func pinned(t *testing.T, o rigOptions) (r *rig, kept bool, child uint64) {
 					c.t.Oops("page %d is wrong", i)
 				}
 			}
+			c.kernel(func(t *sched.Task) { stored.Wait(t) })
 			c.store(at, 1)
 		})
 		u.store(at, 2)
+		u.kernel(func(t *sched.Task) { stored.Complete(t) })
 		kept = u.s.Pages.Page(u.mm.PeekPTE(at).PFN()) == pages[0]
 		u.wait(done)
 		assert.EqualValues(t, 2, u.load(at))

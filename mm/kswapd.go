@@ -125,6 +125,7 @@ func (s *System) shrinkZone(t *sched.Task, priority, z int, sc *scanControl) {
 	if s.inactiveAnonIsLow(z) && s.swapFreePages(t) > 0 {
 		s.shrinkActiveList(t, z, sc, swapClusterMax, page.ActiveAnon)
 	}
+	s.throttleVMWriteout(t, sc.gfp)
 }
 
 // shrinkList is shrink_list. Active anonymous pages are only aged while there are too
@@ -156,12 +157,12 @@ func (ts *taskState) scanControl(t *sched.Task, gfp page.GFP, order int) *scanCo
 }
 
 // tryToFreePages is direct reclaim: the allocating task frees memory itself
-// (try_to_free_pages). It reports whether it freed any. A task that reclaims already
+// (try_to_free_pages). It returns how many it freed. A task that reclaims already
 // does not begin again.
-func (s *System) tryToFreePages(t *sched.Task, gfp page.GFP, order int) bool {
+func (s *System) tryToFreePages(t *sched.Task, gfp page.GFP, order int) uint64 {
 	ts := stateOf(t)
 	if ts.memalloc {
-		return false
+		return 0
 	}
 	ts.memalloc = true
 	sc := ts.scanControl(t, gfp, order)
@@ -173,7 +174,7 @@ func (s *System) tryToFreePages(t *sched.Task, gfp page.GFP, order int) bool {
 	if got > 0 {
 		t.Progress()
 	}
-	return got > 0
+	return got
 }
 
 // doTryToFreePages is do_try_to_free_pages; the stall is counted by the allocator.
@@ -186,7 +187,7 @@ func (s *System) doTryToFreePages(t *sched.Task, sc *scanControl) (got, total ui
 			return sc.reclaimed, total
 		}
 		if sc.scanned > 0 && priority < defPriority-2 {
-			s.congestionWait(t)
+			s.Pages.CongestionWait(t, congestionNap)
 		}
 	}
 	if !sc.hopeless {
@@ -206,10 +207,6 @@ func (s *System) shrinkZones(t *sched.Task, priority int, sc *scanControl) {
 		s.shrinkZone(t, priority, z, sc)
 	}
 }
-
-// congestionWait takes a nap while pages are being written (congestion_wait; there it
-// ends early when a queue has room again).
-func (s *System) congestionWait(t *sched.Task) { t.SleepFor(congestionNap) }
 
 // wakeupKswapd wakes kswapd if a zone is short (wakeup_kswapd). The thread is made when
 // it is first needed: a machine with memory enough has no steps of it.
@@ -303,7 +300,7 @@ func (s *System) balancePgdat(t *sched.Task, ts *taskState, order int) {
 				break
 			}
 			if total > 0 && priority < defPriority-2 {
-				s.congestionWait(t)
+				s.Pages.CongestionWait(t, congestionNap)
 			}
 			if sc.reclaimed >= swapClusterMax {
 				break

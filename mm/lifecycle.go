@@ -17,6 +17,9 @@ const vmaDegree = 32
 // and mm_init. The only error is ENOMEM. The layout (brk, mmap base, stack) is the
 // caller's to set.
 func (s *System) NewMM(t *sched.Task) (*MM, error) {
+	if s.Pages.FailSite(t, "mm_struct") {
+		return nil, unix.ENOMEM
+	}
 	m := &MM{Sys: s}
 	m.initLocks(s)
 	m.vmas = btree.NewG(vmaDegree, vmaLess)
@@ -130,6 +133,10 @@ func (m *MM) SetMemdie() { m.memdie.Poke(1) }
 
 // Memdie reports whether SetMemdie was called.
 func (m *MM) Memdie() bool { return m.memdie.Peek() != 0 }
+
+// SwappingOff reports whether a thread of the address space turns swap off, which makes it
+// the OOM killer's first choice (PF_SWAPOFF).
+func (m *MM) SwappingOff() bool { return m.swapoff.Peek() != 0 }
 
 // RacyTotalVM is TotalVM for the OOM killer, which does not hold MmapSem.
 //

@@ -197,9 +197,11 @@ func (m *MM) markRange(t *sched.Task, v *VMA, start, end uint64, mlock bool) {
 }
 
 // SysMlock locks a range: its pages are made present and stay. SysMunlock takes that
-// back. Linux 2.6.29 mm/mlock.c:sys_mlock, for a process that may lock what it likes.
+// back. Linux 2.6.29 mm/mlock.c:sys_mlock. Pages that are locked already count twice
+// against the limit.
 //
-//   - ENOMEM: part of the range is not mapped, or cannot be made present
+//   - EPERM: RLIMIT_MEMLOCK is zero
+//   - ENOMEM: part of the range is not mapped, or cannot be made present, or RLIMIT_MEMLOCK
 //   - EINVAL: the range wraps
 func SysMlock(t *sched.Task, m *MM, start, length uint64) error {
 	return sysMlock(t, m, start, length, true)
@@ -211,10 +213,16 @@ func SysMunlock(t *sched.Task, m *MM, start, length uint64) error {
 }
 
 func sysMlock(t *sched.Task, m *MM, start, length uint64, on bool) error {
+	if on && !m.canDoMlock() {
+		return unix.EPERM
+	}
 	m.Sys.Pages.LRUAddDrain(t)
 	m.MmapSem.DownWrite(t)
 	end := start&x86.PageMask + pageAlign(length+start&^x86.PageMask)
-	err := m.doMlock(t, start&x86.PageMask, end, on)
+	err := error(unix.ENOMEM)
+	if !on || m.LockedVM+(end-start&x86.PageMask)>>x86.PageShift <= m.lockLimit() {
+		err = m.doMlock(t, start&x86.PageMask, end, on)
+	}
 	m.MmapSem.UpWrite(t)
 	return err
 }
@@ -285,15 +293,23 @@ const (
 
 // SysMlockall locks all that is mapped (MCLCurrent), and what will be (MCLFuture);
 // failures to make pages present are ignored, as in Linux. EINVAL: no flag, or others.
+// EPERM: RLIMIT_MEMLOCK is zero. ENOMEM: MCLCurrent, and more is mapped than it allows.
 func SysMlockall(t *sched.Task, m *MM, flags int) error {
 	if flags == 0 || flags&^(MCLCurrent|MCLFuture) != 0 {
 		return unix.EINVAL
 	}
+	if !m.canDoMlock() {
+		return unix.EPERM
+	}
 	m.Sys.Pages.LRUAddDrain(t)
 	m.MmapSem.DownWrite(t)
-	m.lockAll(t, flags)
+	err := error(unix.ENOMEM)
+	if flags&MCLCurrent == 0 || m.TotalVM <= m.lockLimit() {
+		m.lockAll(t, flags)
+		err = nil
+	}
 	m.MmapSem.UpWrite(t)
-	return nil
+	return err
 }
 
 // SysMunlockall takes back what mlockall and mlock did.

@@ -73,6 +73,9 @@ type Limits struct {
 	// AS, Data and Memlock are RLIMIT_AS, RLIMIT_DATA and RLIMIT_MEMLOCK in
 	// bytes; zero means unlimited.
 	AS, Data, Memlock uint64
+	// Unprivileged takes CAP_SYS_ADMIN and CAP_IPC_LOCK away: RLIMIT_MEMLOCK binds, and the
+	// last three per cent of memory are for root.
+	Unprivileged bool
 	// StackGuard is how many bytes must stay unmapped below a stack that grows. Zero
 	// is 2.6.29; stack_guard_gap, of 1 MiB, came in 4.12.
 	StackGuard uint64
@@ -123,6 +126,9 @@ type MmapRequest struct {
 	// PgOff is the offset in the file, in pages.
 	PgOff uint64
 }
+
+// siteVMA names the allocation of a vm_area_struct, for page.Map.FailAt.
+const siteVMA = "vm_area_struct"
 
 // pageAlign rounds up to a page; it wraps to zero at the end of the address range.
 func pageAlign(n uint64) uint64 { return (n + x86.PageSize - 1) & x86.PageMask }
@@ -276,14 +282,28 @@ func roundHintToMin(hint uint64) uint64 {
 	return hint
 }
 
+// canDoMlock reports whether the process may lock memory at all: it has CAP_IPC_LOCK, or
+// RLIMIT_MEMLOCK is not zero (can_do_mlock). Limits.Memlock of less than a page stands for
+// a limit of zero.
+func (m *MM) canDoMlock() bool {
+	return !m.Limits.Unprivileged || limit(m.Limits.Memlock, RlimInfinity) >= x86.PageSize
+}
+
+// lockLimit is RLIMIT_MEMLOCK in pages, infinity with CAP_IPC_LOCK.
+func (m *MM) lockLimit() uint64 {
+	if !m.Limits.Unprivileged {
+		return RlimInfinity
+	}
+	return limit(m.Limits.Memlock, RlimInfinity) >> x86.PageShift
+}
+
 // mayLock checks RLIMIT_MEMLOCK for size more bytes. asked says that the caller
 // wants them locked, and not only mlockall.
 func (m *MM) mayLock(size uint64, asked bool) error {
-	max := limit(m.Limits.Memlock, RlimInfinity)
-	if asked && max < x86.PageSize {
-		return unix.EPERM // !can_do_mlock()
+	if asked && !m.canDoMlock() {
+		return unix.EPERM
 	}
-	if m.LockedVM+size>>x86.PageShift > max>>x86.PageShift {
+	if m.LockedVM+size>>x86.PageShift > m.lockLimit() {
 		return unix.EAGAIN
 	}
 	return nil
@@ -334,7 +354,7 @@ func (m *MM) mmapRegion(t *sched.Task, req *MmapRequest, addr, size uint64, flag
 		flags |= VMNoReserve
 	}
 	if !huge && accountable(flags) {
-		if err := s.vmEnoughMemory(pages); err != nil {
+		if err := s.vmEnoughMemory(m, pages); err != nil {
 			return 0, err
 		}
 		flags |= VMAccount
@@ -342,6 +362,12 @@ func (m *MM) mmapRegion(t *sched.Task, req *MmapRequest, addr, size uint64, flag
 	_, prev := m.findVMAPrev(t, addr)
 	v := m.vmaMerge(t, prev, addr, addr+size, mergeKey{flags: flags, mapping: req.Mapping, file: req.File, pgoff: pgoff})
 	if v == nil {
+		if s.Pages.FailSite(t, siteVMA) {
+			if flags&VMAccount != 0 {
+				s.vmUnacctMemory(pages)
+			}
+			return 0, unix.ENOMEM
+		}
 		v = &VMA{MM: m, Start: addr, End: addr + size, Flags: flags, Prot: vmGetPageProt(flags),
 			PgOff: pgoff, Mapping: req.Mapping, File: req.File}
 		if err := m.setupVMA(t, v); err != nil {
@@ -377,15 +403,10 @@ func (m *MM) setupVMA(t *sched.Task, v *VMA) error {
 			}
 		}
 	case v.Mapping == nil && v.Flags&VMShared != 0:
-		if v.Flags&VMNoReserve == 0 {
-			// The promise is the tmpfs file's in Linux and ends with it. Here it is
-			// only looked whether the file could get it.
-			if err := m.Sys.vmEnoughMemory(v.Pages()); err != nil {
-				return err
-			}
-			m.Sys.vmUnacctMemory(v.Pages())
+		var err error
+		if v.File, v.Mapping, err = m.Sys.ShmemZeroSetup(t, v.Pages(), v.Flags); err != nil {
+			return err
 		}
-		v.File, v.Mapping = m.Sys.ShmemZeroSetup(v.Pages())
 	}
 	if vmaWantsWritenotify(v) {
 		v.Prot = vmGetPageProt(v.Flags &^ VMShared)
@@ -429,7 +450,7 @@ func (m *MM) InsertVMA(t *sched.Task, v *VMA) error {
 		return unix.ENOMEM
 	}
 	if v.Flags&VMAccount != 0 {
-		if err := m.Sys.vmEnoughMemory(v.Pages()); err != nil {
+		if err := m.Sys.vmEnoughMemory(m, v.Pages()); err != nil {
 			return err
 		}
 	}

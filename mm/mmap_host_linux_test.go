@@ -227,7 +227,7 @@ func TestRandomCallsAgainstHost(t *testing.T) {
 				host := startHost(t)
 				r := boot(t, rigOptions{Options: sched.Options{Regime: sched.Timed}})
 				r.run(func(u *user) {
-					f := newMemfd(u.s)
+					f := newMemfd(u.s, u.t)
 					rnd := &mapRand{Rand: rand.New(rand.NewPCG(seed, 2)), wrong: 20,
 						prots: style.prots, extra: style.extra,
 						advice: []Advice{0, 1, 2, 4, 4, 4, 10, 11},

@@ -67,8 +67,11 @@ type memfd struct {
 
 func (memfd) Name() string { return "/memfd:cowlab (deleted)" }
 
-func newMemfd(s *System) *memfd {
-	f, as := s.ShmemZeroSetup(windowPages)
+func newMemfd(s *System, t *sched.Task) *memfd {
+	f, as, err := s.ShmemZeroSetup(t, windowPages, 0)
+	if err != nil {
+		panic(err)
+	}
 	return &memfd{f, as}
 }
 
@@ -358,7 +361,7 @@ func TestRandomCallsAgainstModel(t *testing.T) {
 				prots:  []Prot{0, ProtRead, ProtRead | ProtWrite, ProtRead | ProtWrite, ProtRead | ProtExec, ProtExec, ProtWrite, 7},
 				advice: []Advice{0, 1, 2, 4, 4, 4, 10, 11, 3, 99}}
 			r.run(func(u *user) {
-				f, model, k := newMemfd(u.s), newMapModel(), &vmaScript{u: u}
+				f, model, k := newMemfd(u.s, u.t), newMapModel(), &vmaScript{u: u}
 				u.mm.MmapBase = window
 				for i := range calls {
 					op := rnd.next()

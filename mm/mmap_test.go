@@ -111,7 +111,7 @@ func TestMmapLimits(t *testing.T) {
 		_, err = u.tryMmap(anon, 0)
 		assert.NoError(t, err)
 		u.mm.Limits.AS = 0
-		u.mm.Limits.Memlock = 15 * pg
+		u.mm.Limits.Memlock, u.mm.Limits.Unprivileged = 15*pg, true
 		b, err := u.tryMmap(locked, 0)
 		assert.NoError(t, err)
 		assert.EqualValues(t, 10, u.mm.LockedVM)

@@ -100,7 +100,7 @@ func (m *MM) mprotectFixup(t *sched.Task, v, prev *VMA, start, end uint64, flags
 	charged := uint64(0)
 	if flags&VMWrite != 0 && old&(VMAccount|VMWrite|VMHugetlb|VMShared|VMNoReserve) == 0 {
 		charged = (end - start) >> x86.PageShift
-		if err := s.vmEnoughMemory(charged); err != nil {
+		if err := s.vmEnoughMemory(m, charged); err != nil {
 			return nil, err
 		}
 		flags |= VMAccount

@@ -381,7 +381,7 @@ func TestLockedMemory(t *testing.T) {
 		stack := MmapRequest{Addr: at(10), Prot: ProtRead | ProtWrite,
 			Flags: MapAnonymous | MapPrivate | MapFixed | MapGrowsDown | MapLocked}
 		u.mmap(1, stack)
-		u.mm.Limits.Memlock = 4 * pg
+		u.mm.Limits.Memlock, u.mm.Limits.Unprivileged = 4*pg, true
 		u.store(at(8), 1)
 		assert.EqualValues(t, 3, u.mm.LockedVM)
 		_, ok := u.tryStore(at(5), 8, 1)

@@ -128,7 +128,7 @@ func (m *MM) vmaToResize(t *sched.Task, addr, oldLen, newLen uint64) (v *VMA, ch
 		return nil, 0, unix.ENOMEM
 	}
 	if v.Flags&VMAccount != 0 {
-		if m.Sys.vmEnoughMemory(pages) != nil {
+		if m.Sys.vmEnoughMemory(m, pages) != nil {
 			return nil, 0, tooMuch
 		}
 		charged = pages
@@ -181,6 +181,9 @@ func (m *MM) moveVMA(t *sched.Task, v *VMA, addr, oldLen, newLen, newAddr uint64
 		return 0, err
 	}
 	v, n := m.copyVMATo(t, v, newAddr, newLen, v.Index(addr))
+	if n == nil {
+		return 0, unix.ENOMEM
+	}
 	var err error
 	grown := oldLen
 	if done := m.movePageTables(t, v, addr, n, newAddr, oldLen); done < oldLen {
@@ -222,7 +225,8 @@ func (m *MM) moveVMA(t *sched.Task, v *VMA, addr, oldLen, newLen, newAddr uint64
 
 // copyVMATo makes a mapping of length bytes at addr like v, whose index at addr is
 // pgoff: as part of a neighbour, or a VMA of its own (copy_vma). The VMA that now holds
-// v's memory is returned too, because v itself may have become part of the new one.
+// v's memory is returned too, because v itself may have become part of the new one. The new one is
+// nil if there is no memory for it.
 //
 // Preconditions:
 //   - mmap_sem is held for writing, the range is free
@@ -241,6 +245,9 @@ func (m *MM) copyVMATo(t *sched.Task, v *VMA, addr, length, pgoff uint64) (old, 
 			v = n
 		}
 		return v, n
+	}
+	if m.Sys.Pages.FailSite(t, siteVMA) {
+		return v, nil
 	}
 	n = m.copyVMA(v)
 	n.Start, n.End, n.PgOff = addr, addr+length, pgoff

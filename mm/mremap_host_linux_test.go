@@ -36,7 +36,7 @@ func TestRandomRemapsAgainstHost(t *testing.T) {
 				host := startHost(t)
 				r := boot(t, rigOptions{Options: sched.Options{Regime: sched.Timed}})
 				r.run(func(u *user) {
-					f := newMemfd(u.s)
+					f := newMemfd(u.s, u.t)
 					rnd := &remapRand{mm: u.mm, gap: true, mapRand: &mapRand{Rand: rand.New(rand.NewPCG(seed, 4)), wrong: 20,
 						prots: style.prots, extra: style.extra,
 						advice: []Advice{0, 1, 2, 4, 10, 11},

@@ -152,7 +152,7 @@ func TestRandomRemapsAgainstModel(t *testing.T) {
 			}()
 			r := boot(t, rigOptions{Options: sched.Options{Regime: sched.Timed, CheckLocks: true}})
 			r.run(func(u *user) {
-				f, model := newMemfd(u.s), newMapModel()
+				f, model := newMemfd(u.s, u.t), newMapModel()
 				u.mm.MmapBase = window
 				rnd := &remapRand{mm: u.mm, mapRand: &mapRand{Rand: rand.New(rand.NewPCG(seed, 3)), wrong: 20,
 					prots:  []Prot{0, ProtRead, ProtRead | ProtWrite, ProtRead | ProtWrite, ProtRead | ProtWrite, 7},

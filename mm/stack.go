@@ -77,10 +77,9 @@ func (m *MM) acctStackGrowth(v, prev *VMA, addr uint64) error {
 	if v.Flags&VMLocked != 0 && m.mayLock(grow<<x86.PageShift, false /* asked */) != nil {
 		return unix.ENOMEM
 	}
-	if v.Flags&VMAccount == 0 {
-		return nil // nobody would take the charge back
-	}
-	return m.Sys.vmEnoughMemory(grow)
+	// As in 2.6.29 the growth is charged whether the VMA is charged or not; what a mapping
+	// made with MAP_GROWSDOWN and MAP_NORESERVE grows by is never given back.
+	return m.Sys.vmEnoughMemory(m, grow)
 }
 
 // findExtendVMA returns the VMA that contains addr, growing a stack down to it if

@@ -40,6 +40,7 @@ func (s *System) doSwapPage(f *Fault) VMFault {
 			return ret
 		}
 		ret = VMFaultMajor
+		t.C.Trace.Inc(trace.PGMajFault)
 	}
 	s.swapUnplug(t)
 	pm.MarkPageAccessed(t, p)

@@ -53,6 +53,7 @@ func (s *System) findSwapCache(t *sched.Task, e x86.SwapEntry) *page.Page {
 // lookupSwapCache is findSwapCache for a fault (lookup_swap_cache).
 func (s *System) lookupSwapCache(t *sched.Task, e x86.SwapEntry) *page.Page {
 	p := s.findSwapCache(t, e)
+	t.C.Trace.Inc(trace.EmuSwapCacheFinds)
 	if p != nil {
 		t.C.Trace.Inc(trace.EmuSwapCacheHits)
 	}

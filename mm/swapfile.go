@@ -30,19 +30,20 @@ const (
 // swapState is the swap of a machine: what in Linux are the globals of
 // mm/swapfile.c and mm/swap_state.c.
 type swapState struct {
-	lock  lock.SpinLock            // swap_lock
-	areas [maxSwapAreas]*swapArea  // nil where there is none; protected by lock
-	order []*swapArea              // areas in use, the highest priority first; protected by lock
-	next  int                      // index in order from which the next slot comes; protected by lock
-	prio  int                      // of the last area without one of its own; protected by lock
-	nr    x86.Word64               // free slots of all areas, signed (nr_swap_pages); changed under lock, read without
-	total x86.Word64               // slots of all areas (total_swap_pages); changed under lock, read without
-	obj   x86.ObjID                // names nr and total; immutable
-	used  x86.Word32               // 1 once there has been an area. Set once.
-	held  x86.Word64               // counts taken whose user is not there yet, or gone: for invariants; no points
-	cache swapCache                // the swap cache
-	mms   mmRing                   // address spaces that may have swap entries
-	plug  [maxSwapAreas]x86.Word32 // areas that were written to and not unplugged yet
+	lock   lock.SpinLock            // swap_lock
+	areas  [maxSwapAreas]*swapArea  // nil where there is none; protected by lock
+	order  []*swapArea              // areas in use, the highest priority first; protected by lock
+	next   int                      // index in order from which the next slot comes; protected by lock
+	prio   int                      // of the last area without one of its own; protected by lock
+	nr     x86.Word64               // free slots of all areas, signed (nr_swap_pages); changed under lock, read without
+	total  x86.Word64               // slots of all areas (total_swap_pages); changed under lock, read without
+	obj    x86.ObjID                // names nr and total; immutable
+	used   x86.Word32               // 1 once there has been an area. Set once.
+	held   x86.Word64               // counts taken whose user is not there yet, or gone: for invariants; no points
+	cache  swapCache                // the swap cache
+	mms    mmRing                   // address spaces that may have swap entries
+	shmems shmemList                // objects of shmem that may
+	plug   [maxSwapAreas]x86.Word32 // areas that were written to and not unplugged yet
 
 	// cluster is log2 of how many slots are read at a time (vm.page-cluster).
 	// Set while nothing runs.
@@ -71,6 +72,7 @@ func (sw *swapState) init(s *System) {
 	sw.lock.Init(s.M, lock.SwapLock)
 	sw.cache.lock.Init(s.M, lock.TreeLock)
 	sw.mms.lock.Init(s.M, lock.MMListLock)
+	sw.shmems.lock.Init(s.M, lock.ShmemList)
 	sw.obj = s.M.NewObj(x86.ClassWord)
 	sw.cluster = 3
 	if s.Mem.Frames() < 16<<20>>x86.PageShift {
@@ -114,6 +116,9 @@ func (s *System) swapFreePages(t *sched.Task) uint64 {
 // (get_swap_page).
 func (s *System) getSwapPage(t *sched.Task) (e x86.SwapEntry, ok bool) {
 	sw := &s.swap
+	if s.Pages.FailSite(t, "get_swap_page") {
+		return e, false
+	}
 	sw.lock.Lock(t)
 	if int64(sw.nr.Peek()) <= 0 || len(sw.order) == 0 {
 		sw.lock.Unlock(t)

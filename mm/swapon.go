@@ -169,14 +169,20 @@ func (s *System) SwapOff(t *sched.Task, dev *blk.Device) error {
 		sw.lock.Unlock(t)
 		return unix.EINVAL
 	}
-	if err := s.vmEnoughMemory(a.pages); err != nil {
+	if err := s.vmEnoughMemory(CurrentMM(t), a.pages); err != nil {
 		sw.lock.Unlock(t)
 		return err
 	}
 	s.vmUnacctMemory(a.pages)
 	s.disableSwap(t, a)
 	sw.lock.Unlock(t)
+	if m := CurrentMM(t); m != nil {
+		m.swapoff.RawAdd(1)
+	}
 	err := s.tryToUnuse(t, a)
+	if m := CurrentMM(t); m != nil {
+		m.swapoff.RawAdd(-1)
+	}
 	sw.lock.Lock(t)
 	if err != nil {
 		s.enableSwap(t, a)
@@ -238,6 +244,10 @@ func (s *System) tryToUnuse(t *sched.Task, a *swapArea) error {
 		pm.WaitOnWriteback(t, p)
 		pm.LockPage(t, p)
 		pm.WaitOnWriteback(t, p)
+		if s.swapCount(t, a, i) > 1 && s.shmemUnuse(t, e, p) {
+			t.CondResched()
+			continue
+		}
 		s.unuseAll(t, a, e, p)
 		// Whoever is left, in the middle of a fork say, is to find it on the device.
 		if s.swapCount(t, a, i) > 1 && pm.TestFlag(t, p, page.Dirty) && p.Has(page.SwapCache) {

@@ -25,6 +25,7 @@ func NewSystem(m *sched.Machine, pm *page.Map, o Options) (*System, error) {
 	s.hooks = s.policy.Hooks()
 	s.pteChecker, _ = s.policy.(PTEChecker)
 	s.hugeRmap, _ = s.policy.(HugeRmapper)
+	s.commit.hugetlb = s.hugetlbTotalPages
 	s.slowHolder, _ = s.policy.(MmapSemHolder)
 	if o.ForceHooks {
 		s.hooks = AllHooks

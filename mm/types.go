@@ -180,6 +180,8 @@ type MM struct {
 	// memdie is set when the OOM killer has chosen a process of this address space
 	// (TIF_MEMDIE): its threads may have the last page. Set once.
 	memdie x86.Word32
+	// swapoff counts threads that are in swapoff (PF_SWAPOFF). Atomic, without points.
+	swapoff x86.Word32
 
 	// PolicyData is the policy's own state, made in MMInit. The policy says what protects it.
 	PolicyData any

@@ -232,6 +232,9 @@ func (m *MM) splitVMA(t *sched.Task, v *VMA, addr uint64, newBelow bool) error {
 	if m.MapCount >= maxMapCount {
 		return unix.ENOMEM
 	}
+	if m.Sys.Pages.FailSite(t, siteVMA) {
+		return unix.ENOMEM
+	}
 	n := m.copyVMA(v)
 	pages := (addr - v.Start) >> x86.PageShift
 	if newBelow {

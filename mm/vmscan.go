@@ -1,6 +1,8 @@
 package mm
 
 import (
+	"errors"
+
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
@@ -52,10 +54,15 @@ type scanControl struct {
 // (a_ops->writepage). Where it is missing such pages are activated again.
 type Writepager interface {
 	// WritePage begins to write p, which is locked and has just been marked clean. It
-	// unlocks the page; the completion calls page.Map.EndPageWriteback. An error marks the
-	// page dirty again.
+	// unlocks the page; the completion calls page.Map.EndPageWriteback. An error is the
+	// method's to record (handle_write_error); ErrWritepageActivate alone returns with the
+	// page locked, and dirty again.
 	WritePage(t *sched.Task, as *AddressSpace, p *page.Page) error
 }
+
+// ErrWritepageActivate is what WritePage returns for a page that cannot be written now
+// and should go back to the active list (AOP_WRITEPAGE_ACTIVATE).
+var ErrWritepageActivate = errors.New("page cannot be written now")
 
 // pageMappingInuse reports whether a page that was used deserves another round: it is
 // mapped, in the swap cache, or its file is mapped (page_mapping_inuse).
@@ -249,9 +256,9 @@ func (s *System) pageout(t *sched.Task, p *page.Page) pageoutResult {
 	pm.SetFlag(t, p, page.Reclaim)
 	if as == nil {
 		s.swapWritepage(t, p)
-	} else if w.WritePage(t, as, p) != nil {
+	} else if w.WritePage(t, as, p) == ErrWritepageActivate {
 		pm.ClearFlag(t, p, page.Reclaim)
-		return pageSuccess
+		return pageActivate
 	}
 	if !pm.TestFlag(t, p, page.Writeback) {
 		pm.ClearFlag(t, p, page.Reclaim)

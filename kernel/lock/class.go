@@ -51,6 +51,9 @@ const (
 	MMULock
 	KSMThread
 	KSMMMList
+	Shmem
+	ShmemStat
+	ShmemList
 	NumClasses
 )
 
@@ -60,6 +63,7 @@ var classNames = [NumClasses]string{
 	"flush_slot", "futex", "pipe", "aio_ctx", "dio", "policy", "policy_leaf", "queue", "wait_queue",
 	"tasklist", "sighand", "hugetlb_instantiation", "hugetlb", "files", "hugetlbfs_i_mutex",
 	"mm_all_locks", "mmu_lock", "ksm_thread", "ksm_mmlist",
+	"shmem", "shmem_stat", "shmem_list",
 }
 
 // String returns the class's name.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/trace"
 )
 
 // Reason says why Run returned.
@@ -79,6 +80,7 @@ func (o *Oops) Error() string {
 
 // Oops stops the machine with a BUG.
 func (t *Task) Oops(format string, args ...any) {
+	t.C.Trace.Inc(trace.EmuOopses)
 	panic(&Oops{Msg: fmt.Sprintf(format, args...), Task: t.Name, CPU: t.C.ID, Held: t.heldNames()})
 }
 

@@ -93,7 +93,6 @@ const (
 	EmuTLBRemoteFlush                           // shootdowns begun (nr_tlb_remote_flush of later kernels)
 	EmuTLBRemoteTaken                           // shootdowns received (nr_tlb_remote_flush_received)
 	EmuTLBMiss                                  // hardware walks
-	EmuTLBLazySkipped                           // lazy CPUs spared an interrupt
 	EmuStaleTLBStore                            // stores through a TLB entry that its pte no longer allows
 	EmuStaleTLBLoad                             // loads through such an entry
 	EmuHWSetAccessed                            // A bits set by the walker
@@ -122,18 +121,17 @@ const (
 	EmuFaultRetries     // faults that found a pte changed below them
 	EmuFaultsKernelMode // faults taken on behalf of copy_to_user and friends
 	// get_user_pages and pins.
-	EmuGUPFastPages          // pages taken by the lockless walk
-	EmuGUPSlowPages          // pages taken under mmap_sem
-	EmuGUPFastFallback       // lockless walks that gave up
-	EmuGUPFaults             // faults raised by get_user_pages
-	EmuNrFollPinAcquired     // pages pinned (nr_foll_pin_acquired of later kernels)
-	EmuNrFollPinReleased     // pages unpinned (nr_foll_pin_released)
-	EmuPolicyOverrides       // decisions where a policy differed from stock
-	EmuPolicyWaits           // times a policy made somebody wait
-	EmuPolicyWarnings        // diagnostics that a policy printed
-	EmuPolicyRefusals        // requests that a policy turned down
-	EmuUnshare               // pages unshared by a policy
-	EmuPinsMovedOrDuplicated // pinned pages whose mapping came to point elsewhere
+	EmuGUPFastPages      // pages taken by the lockless walk
+	EmuGUPSlowPages      // pages taken under mmap_sem
+	EmuGUPFastFallback   // lockless walks that gave up
+	EmuGUPFaults         // faults raised by get_user_pages
+	EmuNrFollPinAcquired // pages pinned (nr_foll_pin_acquired of later kernels)
+	EmuNrFollPinReleased // pages unpinned (nr_foll_pin_released)
+	EmuPolicyOverrides   // decisions where a policy differed from stock
+	EmuPolicyWaits       // times a policy made somebody wait
+	EmuPolicyWarnings    // diagnostics that a policy printed
+	EmuPolicyRefusals    // requests that a policy turned down
+	EmuUnshare           // pages unshared by a policy
 	// Block and direct I/O.
 	EmuBios
 	EmuBioMerges
@@ -152,6 +150,7 @@ const (
 	EmuAccessVMPages // pages copied for debuggers (access_process_vm)
 	EmuDriverPages   // pages pinned by drivers for later DMA
 	// Swap, rmap, merging and migration.
+	EmuSwapCacheFinds // look-ups in the swap cache for a fault
 	EmuSwapCacheHits
 	EmuSwapCacheAdds
 	EmuSwapCacheDeletes
@@ -170,7 +169,6 @@ const (
 	EmuContextSwitchesInvoluntary
 	EmuWakeups
 	EmuSchedPoints // slow paths of the schedule point
-	EmuPoints      // schedule points passed, where they are accounted
 	EmuSpinWaits   // waits for a spinlock or an acknowledgement
 	EmuSleepWaits  // waits that gave the CPU away
 	EmuLockContended
@@ -183,7 +181,6 @@ const (
 	EmuWorkqueueRuns
 	EmuTimers
 	EmuRCUGrace
-	EmuRCUCallbacks
 	EmuAllocFailInjected
 	EmuOopses
 
@@ -223,7 +220,7 @@ var counterNames = [NumCounters]string{
 	EmuIPISent: "emu_ipi_sent", EmuIPITaken: "emu_ipi_taken", EmuIRQTaken: "emu_irq_taken",
 	EmuTLBFlushAll: "emu_tlb_flush_all", EmuTLBFlushOne: "emu_tlb_flush_one", EmuTLBFlushed: "emu_tlb_flushed",
 	EmuTLBRemoteFlush: "emu_nr_tlb_remote_flush", EmuTLBRemoteTaken: "emu_nr_tlb_remote_flush_received",
-	EmuTLBMiss: "emu_tlb_miss", EmuTLBLazySkipped: "emu_tlb_lazy_skipped",
+	EmuTLBMiss:       "emu_tlb_miss",
 	EmuStaleTLBStore: "emu_stale_tlb_store", EmuStaleTLBLoad: "emu_stale_tlb_load",
 	EmuHWSetAccessed: "emu_hw_set_accessed", EmuHWSetDirty: "emu_hw_set_dirty", EmuPTEWalkRetries: "emu_pte_walk_retries",
 	EmuFork: "emu_fork", EmuForkPages: "emu_fork_pages", EmuForkWrprotect: "emu_fork_wrprotect",
@@ -237,26 +234,25 @@ var counterNames = [NumCounters]string{
 	EmuGUPFastFallback: "emu_gup_fast_fallback", EmuGUPFaults: "emu_gup_faults",
 	EmuNrFollPinAcquired: "emu_nr_foll_pin_acquired", EmuNrFollPinReleased: "emu_nr_foll_pin_released",
 	EmuPolicyOverrides: "emu_policy_overrides", EmuPolicyWaits: "emu_policy_waits", EmuPolicyWarnings: "emu_policy_warnings", EmuPolicyRefusals: "emu_policy_refusals", EmuUnshare: "emu_unshare",
-	EmuPinsMovedOrDuplicated: "emu_pins_moved",
-	EmuBios:                  "emu_bios", EmuBioMerges: "emu_bio_merges", EmuBioErrors: "emu_bio_errors",
+	EmuBios: "emu_bios", EmuBioMerges: "emu_bio_merges", EmuBioErrors: "emu_bio_errors",
 	EmuDIORequests: "emu_dio_requests", EmuDIOPages: "emu_dio_pages", EmuDIOFallback: "emu_dio_fallback",
 	EmuDMAChunks: "emu_dma_chunks", EmuDMABytes: "emu_dma_bytes", EmuDMAFreed: "emu_dma_freed",
 	EmuAIORequests: "emu_aio_requests", EmuAIOCompletions: "emu_aio_completions",
 	EmuWritebackPages: "emu_writeback_pages", EmuVmsplicePages: "emu_vmsplice_pages",
 	EmuPipePages: "emu_pipe_pages", EmuAccessVMPages: "emu_access_vm_pages", EmuDriverPages: "emu_driver_pages",
-	EmuSwapCacheHits: "emu_swap_cache_hits", EmuSwapCacheAdds: "emu_swap_cache_adds",
+	EmuSwapCacheFinds: "emu_swap_cache_finds", EmuSwapCacheHits: "emu_swap_cache_hits", EmuSwapCacheAdds: "emu_swap_cache_adds",
 	EmuSwapCacheDeletes: "emu_swap_cache_deletes", EmuRmapWalks: "emu_rmap_walks", EmuRmapUnmaps: "emu_rmap_unmaps",
 	EmuRmapUnmapFails: "emu_rmap_unmap_fails", EmuKSMMerges: "emu_ksm_merges", EmuKSMBreaks: "emu_ksm_breaks",
 	EmuMigrations: "emu_migrations", EmuMigrateFails: "emu_migrate_fails", EmuOOMKills: "emu_oom_kills",
 	EmuMMUNotifier: "emu_mmu_notifier",
 	EmuSyscalls:    "emu_syscalls", EmuContextSwitches: "emu_context_switches",
 	EmuContextSwitchesInvoluntary: "emu_context_switches_involuntary", EmuWakeups: "emu_wakeups",
-	EmuSchedPoints: "emu_sched_points", EmuPoints: "emu_points", EmuSpinWaits: "emu_spin_waits",
+	EmuSchedPoints: "emu_sched_points", EmuSpinWaits: "emu_spin_waits",
 	EmuSleepWaits: "emu_sleep_waits", EmuLockContended: "emu_lock_contended",
 	EmuAtomics: "emu_atomics", EmuFences: "emu_fences", EmuLineTransfers: "emu_line_transfers",
 	EmuSignals: "emu_signals", EmuFutexWaits: "emu_futex_waits", EmuFutexWakes: "emu_futex_wakes",
 	EmuWorkqueueRuns: "emu_workqueue_runs", EmuTimers: "emu_timers", EmuRCUGrace: "emu_rcu_grace",
-	EmuRCUCallbacks: "emu_rcu_callbacks", EmuAllocFailInjected: "emu_alloc_fail_injected", EmuOopses: "emu_oopses",
+	EmuAllocFailInjected: "emu_alloc_fail_injected", EmuOopses: "emu_oopses",
 }
 
 // String returns the counter's name in /proc/vmstat.

@@ -193,7 +193,7 @@ func TestExhaustion(t *testing.T) {
 				minimum, _, high := m.Watermarks()
 				kswapd, reclaims := 0, 0
 				m.WakeKswapd = func(*sched.Task, int) { kswapd++ }
-				m.Reclaim = func(*sched.Task, GFP, int) bool { reclaims++; return false }
+				m.Reclaim = func(*sched.Task, GFP, int) uint64 { reclaims++; return 0 }
 				drain(GFPKernel)
 				assert.InDelta(t, minimum, m.FreePages(), 8, "kernel allocations stop at pages_min")
 				assert.Positive(t, kswapd)
@@ -206,13 +206,13 @@ func TestExhaustion(t *testing.T) {
 				assert.Zero(t, drain(GFPKernel|GFPMemalloc))
 
 				// Reclaim that frees lets the allocation succeed.
-				m.Reclaim = func(*sched.Task, GFP, int) bool {
+				m.Reclaim = func(*sched.Task, GFP, int) uint64 {
 					for range min(len(live), int(high)+10) {
 						m.Put(k, live[len(live)-1])
 						live = live[:len(live)-1]
 					}
 					m.DrainLocalPages(k)
-					return true
+					return 1
 				}
 				p := m.Alloc(k, GFPKernel, 0, "test")
 				if assert.NotNil(t, p) {

@@ -25,6 +25,7 @@ type Map struct {
 	mustDrop   bool     // the ledger drops a reference before the count; immutable
 
 	waiters lock.BitWait // who waits for Locked or Writeback to go
+	congestion
 
 	led  *Ledger    // nil unless references are recorded; immutable
 	inj  *injector  // nil unless failures are injected; set while nothing runs
@@ -39,10 +40,10 @@ type Map struct {
 	// is zero, no page-layer lock is held; it may be an interrupt. Nil is none.
 	OnFree func(t *sched.Task, p *Page)
 	// Reclaim is called when an allocation that may sleep finds too little
-	// memory (try_to_free_pages). It reports whether it freed anything. No
+	// memory (try_to_free_pages). It returns how many pages it freed. No
 	// locks are held. It must pass GFPMemalloc to allocations of its own. Nil
 	// frees nothing.
-	Reclaim func(t *sched.Task, gfp GFP, order int) bool
+	Reclaim func(t *sched.Task, gfp GFP, order int) uint64
 	// WakeKswapd is called when free memory has fallen below pages_low. It must
 	// not sleep: the caller may be in an interrupt. Nil is none.
 	WakeKswapd func(t *sched.Task, order int)
@@ -65,6 +66,7 @@ func NewMap(m *sched.Machine, mem *x86.Memory) *Map {
 		cpus: make([]cpuSet, m.CPUs()), mustDrop: !m.Det(),
 	}
 	mm.waiters.Init(m, lock.PageLock)
+	mm.congestion.init(m)
 	mm.setupZones()
 	if m.Regime() == sched.Free || debug {
 		mm.led = newLedger(mm)

@@ -46,3 +46,6 @@ var Mutants = map[string]mm.Policy{
 	"fork_lock_lookup without the lock":              ForkLockLookup{noLock: true},
 	"dio_page_multiple without the refusal":          DIOPageMultiple{noRefuse: true},
 }
+
+// Rewrite reports whether -rewrite was given.
+func Rewrite() bool { return *rewrite }

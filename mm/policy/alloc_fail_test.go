@@ -1,0 +1,428 @@
+package policy_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"sort"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/cowlab/cowlab/fs"
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/mm/policy"
+)
+
+// Every allocation of some small programs is made to fail, one at a time, and what is left
+// behind is looked at: references, map counts, swap slots, promises, address spaces.
+
+// failing is a run of a program in which an allocation fails: it collects the errors that
+// system calls return, and what memory holds that should not.
+type failing struct {
+	errs  map[unix.Errno]bool
+	wrong []string
+}
+
+// ok notes an error, and reports whether there was none.
+func (f *failing) ok(err error) bool {
+	if err == nil {
+		return true
+	}
+	e := unix.Errno(0)
+	if !errors.As(err, &e) {
+		f.wrong = append(f.wrong, "no errno: "+err.Error())
+	}
+	f.errs[e] = true
+	return false
+}
+
+func (f *failing) want(what string, got, want uint64) {
+	if got != want {
+		f.wrong = append(f.wrong, fmt.Sprintf("%s is %d, want %d", what, got, want))
+	}
+}
+
+// anon maps private memory of n pages, each with its number stored.
+func (f *failing) anon(th *kernel.Thread, n uint64) (uint64, bool) {
+	a, err := th.MmapAnon(n * pg)
+	if !f.ok(err) {
+		return 0, false
+	}
+	for i := range n {
+		if !f.ok(th.TryStore64(a+i*pg, i+1)) {
+			return 0, false
+		}
+	}
+	return a, true
+}
+
+func (f *failing) fork(th *kernel.Thread, fn func(*kernel.Thread)) {
+	if pid, err := th.Fork(fn); f.ok(err) {
+		_, _, err = th.Wait(pid)
+		f.ok(err)
+	}
+}
+
+// allocPrograms are the programs. Each goes on after an error as a careful program would.
+var allocPrograms = []struct {
+	name string
+	run  func(f *failing, th *kernel.Thread)
+}{
+	{"fork", func(f *failing, th *kernel.Thread) {
+		a, ok := f.anon(th, 3)
+		if !ok {
+			return
+		}
+		f.fork(th, func(c *kernel.Thread) {
+			c.Store64(a, 99)
+			f.want("child's page", c.Load64(a+pg), 2)
+		})
+		f.ok(th.TryStore64(a+8, 7))
+		if v, err := th.TryLoad64(a); f.ok(err) {
+			f.want("parent's page", v, 1)
+		}
+	}},
+	{"swap", func(f *failing, th *kernel.Thread) {
+		if !f.ok(th.Swapon("/dev/swap", 0)) {
+			return
+		}
+		a, ok := f.anon(th, 3)
+		if !ok {
+			return
+		}
+		out := func() {
+			for range 2 {
+				f.ok(th.Madvise(a, 3*pg, mm.MadvPageout))
+				th.Nanosleep(5_000_000)
+			}
+		}
+		out()
+		f.fork(th, func(c *kernel.Thread) { c.Store64(a, 99); f.want("child", c.Load64(a+pg), 2) })
+		out()
+		if v, err := th.TryLoad64(a); f.ok(err) {
+			f.want("parent", v, 1)
+		}
+		f.ok(th.Swapoff("/dev/swap"))
+		if v, err := th.TryLoad64(a + 2*pg); f.ok(err) {
+			f.want("parent", v, 3)
+		}
+	}},
+	{"shared", func(f *failing, th *kernel.Thread) {
+		if !f.ok(th.Swapon("/dev/swap", 0)) {
+			return
+		}
+		a, err := th.Mmap(0, 3*pg, mm.ProtRead|mm.ProtWrite, mm.MapShared|mm.MapAnonymous, -1, 0)
+		if !f.ok(err) {
+			return
+		}
+		f.fork(th, func(c *kernel.Thread) { c.Store64(a, 5) })
+		f.ok(th.TryStore64(a+pg, 6))
+		for range 2 {
+			f.ok(th.Madvise(a, 3*pg, mm.MadvPageout))
+			f.ok(th.Kernel(func(t *sched.Task) error { th.Machine().MM().DropClean(t); return nil }))
+			th.Nanosleep(5_000_000)
+		}
+		if v, err := th.TryLoad64(a + pg); f.ok(err) && v != 0 {
+			f.want("shared page", v, 6)
+		}
+		_, err = th.FutexWake(a, 1, kernel.FutexShared)
+		f.ok(err)
+		f.ok(th.Munmap(a+pg, pg))
+		f.ok(th.Swapoff("/dev/swap"))
+	}},
+	{"mappings", func(f *failing, th *kernel.Thread) {
+		a, ok := f.anon(th, 8)
+		if !ok {
+			return
+		}
+		f.ok(th.Mprotect(a+2*pg, 2*pg, mm.ProtRead))
+		f.ok(th.Mprotect(a+2*pg, 2*pg, mm.ProtRead|mm.ProtWrite))
+		f.ok(th.Munmap(a+5*pg, pg))
+		if b, err := th.Mremap(a, 2*pg, 4*pg, mm.MremapMayMove, 0); f.ok(err) {
+			if v, err := th.TryLoad64(b + pg); f.ok(err) {
+				f.want("moved page", v, 2)
+			}
+		}
+		f.ok(th.Madvise(a+6*pg, pg, mm.MadvDontFork))
+		f.ok(th.Mlock(a+7*pg, pg))
+		f.ok(th.Munlock(a+7*pg, pg))
+		b := th.Brk(0)
+		th.Brk(b + 3*pg)
+		_, err := th.Mincore(a+6*pg, pg)
+		f.ok(err)
+	}},
+	{"direct", func(f *failing, th *kernel.Thread) {
+		fd, err := th.Open("/dev/vda", fs.ORdwr|fs.ODirect)
+		if !f.ok(err) {
+			return
+		}
+		// Touched: an untouched page trips two of the policies without any failure.
+		a, ok := f.anon(th, 4)
+		if !ok {
+			return
+		}
+		if _, err = th.Pread(fd, a, pg, 0); f.ok(err) {
+			_, err = th.Pwrite(fd, a, 2*pg, 0)
+			f.ok(err)
+		}
+		ctx, err := th.IoSetup(4)
+		if f.ok(err) {
+			n, err := th.IoSubmit(ctx, []kernel.IOCB{
+				{Op: fs.IOCBCmdPread, FD: fd, Buf: a + 2*pg, Len: pg, Data: 1},
+				{Op: fs.IOCBCmdPwrite, FD: fd, Buf: a, Len: 512, Data: 2},
+			})
+			f.ok(err)
+			f.fork(th, func(c *kernel.Thread) { c.Store8(a, 1) })
+			if n > 0 {
+				evs, err := th.IoGetevents(ctx, n, n, -1)
+				f.ok(err)
+				for _, e := range evs {
+					if e.Res < 0 {
+						f.errs[unix.Errno(-e.Res)] = true
+					}
+				}
+			}
+			f.ok(th.IoDestroy(ctx))
+		}
+		f.ok(th.Close(fd))
+	}},
+	{"pipe", func(f *failing, th *kernel.Thread) {
+		r, w, err := th.Pipe()
+		if !f.ok(err) {
+			return
+		}
+		a, ok := f.anon(th, 2)
+		if !ok {
+			return
+		}
+		if n, err := th.Vmsplice(w, a, 2*pg, 0); f.ok(err) && n == 2*pg {
+			f.fork(th, func(c *kernel.Thread) { c.Store64(a, 9) })
+			_, err = th.ReadFD(r, a, pg)
+			f.ok(err)
+		}
+		_, err = th.WriteFD(w, a, 100)
+		f.ok(err)
+		f.ok(th.Close(w))
+		f.ok(th.Close(r))
+	}},
+	{"driver", func(f *failing, th *kernel.Thread) {
+		a, ok := f.anon(th, 2)
+		if !ok {
+			return
+		}
+		// The owner of the memory may be killed with its registration; who is left gives
+		// it back, as the end of its files would.
+		var r *kernel.Registration
+		f.fork(th, func(owner *kernel.Thread) {
+			for _, o := range []kernel.RegisterOptions{{Write: true, Fast: true}, {Write: true}} {
+				var err error
+				if r, err = owner.RegisterMemory(a, 2*pg, o); !f.ok(err) {
+					continue
+				}
+				f.fork(owner, func(c *kernel.Thread) { c.Store64(a, 9) })
+				f.ok(owner.TryStore64(a+8, 3))
+				f.ok(owner.DeviceWrite(r, 100, []byte{42}))
+				f.ok(owner.UnregisterMemory(r))
+			}
+		})
+		if r != nil {
+			_ = th.UnregisterMemory(r) // EINVAL if that has been done
+		}
+	}},
+	{"ptrace", func(f *failing, th *kernel.Thread) {
+		a, ok := f.anon(th, 2)
+		if !ok {
+			return
+		}
+		pid, err := th.Fork(func(c *kernel.Thread) { c.Nanosleep(50_000_000) })
+		if !f.ok(err) {
+			return
+		}
+		if v, err := th.PtracePeek(pid, a); f.ok(err) {
+			f.want("peek", v, 1)
+		}
+		f.ok(th.PtracePoke(pid, a+pg, 8))
+		_, _, err = th.Wait(pid)
+		f.ok(err)
+	}},
+}
+
+// failRun runs a program with one allocation failing and returns what was left over: "" if
+// nothing was.
+func failRun(t *testing.T, p mm.Policy, o kernel.Options, run func(*failing, *kernel.Thread), site string, nth int) (
+	f *failing, out *kernel.Outcome, left []string, calls map[string]int) {
+	t.Helper()
+	o.CPUs, o.Memory, o.Policy, o.StepLimit = 2, 1<<20, p, 400_000
+	o.Disks = []kernel.Disk{{Name: "vda", Size: 64 << 10}, {Name: "swap", Size: 256 << 10, Swap: true}}
+	m, err := kernel.Boot(o)
+	require.NoError(t, err)
+	m.MM().SetOvercommit(mm.OvercommitAlways, 0)
+	m.CountAllocs()
+	if site != "" {
+		m.FailAt(site, nth)
+	}
+	f = &failing{errs: map[unix.Errno]bool{}}
+	out = m.Run(func(th *kernel.Thread) { run(f, th) })
+	_, calls = m.AllocSites()
+	if out.Reason == sched.Quiet {
+		for _, e := range m.Check() {
+			left = append(left, e.Error())
+		}
+		left = append(left, m.Leaks()...)
+	}
+	m.Shutdown()
+	return f, out, left, calls
+}
+
+// allocErrors are the errors that system calls may return when an allocation of a site
+// fails. Where there is no row it is ENOMEM alone. EFAULT is what an access or a pin gets
+// whose page cannot be had.
+var allocErrors = map[string][]unix.Errno{
+	"kiocb":             {unix.EAGAIN},
+	"file":              {unix.ENFILE},
+	"pipe_inode_info":   {unix.ENFILE},
+	"shmem_inode":       {unix.ENOSPC},
+	"mincore":           {unix.EAGAIN},
+	"vm_area_struct":    {unix.ENOMEM, unix.EAGAIN}, // madvise
+	"swap_map":          {unix.ENOMEM},
+	"add_to_swap_cache": {unix.ENOMEM, unix.EFAULT, unix.EINTR},
+}
+
+// TestAllocationFailures lets each allocation of each program fail once, under Stock. There
+// must be no oops, nothing left over, no wrong contents, and only the errors that Linux has.
+func TestAllocationFailures(t *testing.T) {
+	runs, sites := 0, map[string]bool{}
+	for _, prog := range allocPrograms {
+		_, out, left, calls := failRun(t, policy.Stock{}, kernel.Options{Regime: sched.Timed}, prog.run, "", 0)
+		require.NoError(t, out.Err(), prog.name)
+		require.Empty(t, left, prog.name)
+		for site, n := range calls {
+			sites[site] = true
+			for nth := 1; nth <= min(n, 12); nth++ {
+				for _, o := range []kernel.Options{{Regime: sched.Timed}, {Regime: sched.Free, Strategy: sched.NewRandom(uint64(nth))}} {
+					if o.Regime == sched.Free && nth > 3 {
+						continue
+					}
+					runs++
+					what := fmt.Sprintf("%s: %s %d (%v)", prog.name, site, nth, o.Regime)
+					f, out, left, _ := failRun(t, policy.Stock{}, o, prog.run, site, nth)
+					if out.Reason != sched.Quiet || len(out.Bugs) > 0 {
+						t.Errorf("%s: %v", what, out.Err())
+					}
+					assert.Empty(t, left, what)
+					assert.Empty(t, f.wrong, what)
+					may := allocErrors[site]
+					if may == nil {
+						may = []unix.Errno{unix.ENOMEM, unix.EFAULT, unix.EINTR}
+					}
+					if prog.name == "ptrace" {
+						may = append(slices.Clone(may), unix.EIO, unix.ESRCH) // half a word; the child has ended
+					}
+					for e := range f.errs {
+						if !slices.Contains(may, e) {
+							t.Errorf("%s: %v", what, e)
+						}
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d runs, %d sites: %v", runs, len(sites), slices.Sorted(maps.Keys(sites)))
+	assert.Greater(t, len(sites), 25)
+}
+
+// TestAllocationFailuresOfPolicies does the same with every policy and records what each
+// leaves behind or trips over: a leak is a property of the patch. testdata/alloc_fail.txt.
+func TestAllocationFailuresOfPolicies(t *testing.T) {
+	var lines []string
+	for _, p := range policy.All() {
+		if p.Name() == "stock" {
+			continue // it has none: TestAllocationFailures
+		}
+		for _, prog := range allocPrograms {
+			_, out, left, calls := failRun(t, p, kernel.Options{Regime: sched.Timed}, prog.run, "", 0)
+			line := func(site string, nth int, verdict string) {
+				if verdict != "" {
+					lines = append(lines, fmt.Sprintf("%-26s %-9s %-24s %d  %s", p.Name(), prog.name, site, nth, verdict))
+				}
+			}
+			if v := failVerdict(out, left); v != "" {
+				line("(nothing fails)", 0, v) // what an allocation adds to that says nothing
+				continue
+			}
+			for site, n := range calls {
+				for nth := 1; nth <= min(n, 4); nth++ {
+					_, out, left, _ := failRun(t, p, kernel.Options{Regime: sched.Timed}, prog.run, site, nth)
+					line(site, nth, failVerdict(out, left))
+				}
+			}
+		}
+	}
+	sort.Strings(lines)
+	got := strings.Join(lines, "\n") + "\n"
+	const golden = "testdata/alloc_fail.txt"
+	if policy.Rewrite() {
+		require.NoError(t, os.WriteFile(golden, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(golden)
+	require.NoError(t, err)
+	assert.Equal(t, string(want), got)
+}
+
+// failVerdict is what a run shows; "" if it is nothing.
+func failVerdict(out *kernel.Outcome, left []string) string {
+	switch {
+	case out.Reason == sched.Oopsed || len(out.Bugs) > 0:
+		return "bug"
+	case out.Reason != sched.Quiet:
+		return out.Reason.String()
+	case len(left) > 0:
+		return "leak"
+	}
+	return ""
+}
+
+// dropsNoReference is a policy that forgets the reference of a copy that cannot be made: what
+// the harness must see.
+type dropsNoReference struct{ mm.Stock }
+
+func (dropsNoReference) Name() string      { return "drops_no_reference" }
+func (dropsNoReference) Hooks() mm.HookSet { return mm.HookForkPTE }
+func (dropsNoReference) ForkPTE(f *mm.Fork) mm.ForkNext {
+	if p := f.Src.Sys.NormalPage(f.SrcVMA, f.PTE); p != nil && p.Anon() {
+		f.Page = p
+		f.CopyOnePTE()
+		return mm.ForkStop
+	}
+	return f.CopyOnePTE()
+}
+func (dropsNoReference) ForkBreak(f *mm.Fork) mm.ForkNext {
+	sys := f.Src.Sys
+	sys.Pages.Get(f.T, f.Page)
+	f.Unlock()
+	fresh := sys.AllocUserPage(f.T, "leaky")
+	if fresh == nil {
+		return mm.ForkNoMem // and the reference?
+	}
+	sys.Pages.Put(f.T, fresh)
+	sys.Pages.Put(f.T, f.Page)
+	return mm.ForkGo
+}
+
+func TestAllocationFailureHarnessSeesALeak(t *testing.T) {
+	prog := allocPrograms[0]
+	_, out, left, calls := failRun(t, dropsNoReference{}, kernel.Options{Regime: sched.Timed}, prog.run, "", 0)
+	require.NoError(t, out.Err())
+	assert.Empty(t, left)
+	require.Positive(t, calls["leaky"])
+	_, _, left, _ = failRun(t, dropsNoReference{}, kernel.Options{Regime: sched.Timed}, prog.run, "leaky", 1)
+	assert.NotEmpty(t, left, "a missing put is seen")
+}
