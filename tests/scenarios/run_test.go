@@ -77,6 +77,12 @@ init A[0] = 1
  | @2 ;
  m = refs(A) | ;
 never D:r = 0 \/ P0:n = 0 \/ P0:m = 0 \/ P0:A[1:3] = 0`, "D:r=0x1; P0:n=0x2; P0:m=0x1; P0:A[1:3]=0x5;"},
+		"a pin that begins within a page": {`map A 2 pages private
+init A = 1
+ P0 ;
+ pin h A[512:5K] read ;
+never ~samepage(P0:A, h) \/ ~samepage(P0:A[4K], h[3584]) \/ samepage(P0:A, h[4K])`,
+			"samepage(P0:A, h)=1; samepage(P0:A[4K], h[3584])=1; samepage(P0:A, h[4K])=0;"},
 		"pipe": {`map A 1 page private
 pipe p
 init A = 3
