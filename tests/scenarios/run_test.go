@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/mm/policy"
 )
 
 // stateOf runs a scenario in some schedules under stock and returns the one state that all
@@ -228,6 +229,42 @@ never P0:r = 1 \/ P0:s = 1 \/ refs(C:A) = 1`, "P0:r=0x0; P0:s=-ECHILD; refs(C:A)
 	} {
 		t.Run(name, func(t *testing.T) { assert.Equal(t, c.want, stateOf(t, c.text)) })
 	}
+}
+
+// A process that ends whenever it comes to it is waited for, and never waited upon: its end
+// and the last column's meet in some schedules only.
+func TestEndMeetsTheLook(t *testing.T) {
+	s, err := Lookup("child-only-exits")
+	require.NoError(t, err)
+	o := observe(t, s, policy.Lookup("pg_gup"), Strategy{Schedules: 300, Seed: 1})
+	assert.Empty(t, o.Also, "%+v", o.States)
+}
+
+// The state is looked at when processes that were to end have ended: what they held is gone.
+func TestLookWaitsForEnds(t *testing.T) {
+	s, err := Parse("test", `cowlab test
+"a process exits while a device is busy"
+map A 2 pages private
+init A = 1
+ P0 | D device ;
+ pin h A write | ;
+ @1 | @1 ;
+ exit | pause 20 ;
+never refs(h) != 1 \/ refs(h[4K]) != 1
+`)
+	require.NoError(t, err)
+	o := observe(t, s, mm.Stock{}, Strategy{Schedules: 200, Seed: 1})
+	assert.Len(t, o.States, 1, "%+v", o.States)
+	assert.Equal(t, "Never", o.Observation)
+}
+
+// Nothing is searched before the first row and behind the last one: two columns that do
+// nothing have few schedules.
+func TestSearchIsOfTheColumns(t *testing.T) {
+	s, err := Parse("test", "cowlab test\n\"test\"\nmap A 1 page private\ninit A = 1\n P0 | P1 ;\nnever P0:A[0] != 1")
+	require.NoError(t, err)
+	o := observe(t, s, mm.Stock{}, Strategy{Exhaustive: true, Preemptions: 1})
+	assert.Less(t, o.Negative, uint64(60), o.Bound)
 }
 
 // What is unknown compares as false, in both directions; bytes that differ are unequal to
