@@ -183,6 +183,25 @@ never P0:r = 9 \/ P0:A[0] = 0`, "P0:r=0x0; P0:A[0]=0x9;"},
 	}
 }
 
+// A swap entry that two processes have counts them, and the swap cache as long as the page is
+// in it; other pages have none.
+func TestSwapCount(t *testing.T) {
+	s, err := Parse("test", `cowlab test
+"swapcount"
+machine swap=64K
+map A 1 page private
+init A = 1
+ P0 | C child ;
+ r = swapcount(A) | ;
+ s = swapout A | ;
+ fork C | ;
+never P0:r != 0 \/ P0:s != 1 \/ swapcount(P0:A) < 2 \/ swapcount(C:A) > 3
+`)
+	require.NoError(t, err)
+	o := observe(t, s, mm.Stock{}, Strategy{Schedules: 30, Seed: 1})
+	assert.Equal(t, "Never", o.Observation, "%+v", o.States)
+}
+
 // A call that fails though no register takes the error is an error of the scenario, and
 // does not pass for a result.
 func TestBroken(t *testing.T) {
