@@ -213,7 +213,7 @@ type Policy interface {
 
 // About is what people are told of a policy.
 type About struct {
-	// Row is the policy's number in the table of fixes.
+	// Row is the policy's number in the table of fixes; negative for an idea that has none.
 	Row int
 	// Title is one line. Who and When are the source, Lines where in the thread.
 	Title, Who, When, Lines string

@@ -103,7 +103,11 @@ func explainPolicy(e *env, p mm.Policy) {
 		return
 	}
 	a := x.About()
-	fmt.Fprintf(e.stdout, "\n%s\n  row %d; %s, %s; thread lines %s\n\nWhat it changes\n", wrapped(sentence(a.Title), "  "), a.Row, a.Who, a.When, a.Lines)
+	row := "no row"
+	if a.Row >= 0 {
+		row = fmt.Sprintf("row %d", a.Row)
+	}
+	fmt.Fprintf(e.stdout, "\n%s\n  %s; %s, %s; thread lines %s\n\nWhat it changes\n", wrapped(sentence(a.Title), "  "), row, a.Who, a.When, a.Lines)
 	for _, c := range a.Changes {
 		fmt.Fprintf(e.stdout, "  - %s\n", strings.TrimSpace(wrapped(c, "    ")))
 	}

@@ -35,8 +35,8 @@ func (DIOPageMultiple) Claims() mm.Guarantee { return mm.Forward | mm.AIO }
 // About implements mm.Explainer.
 func (DIOPageMultiple) About() mm.About {
 	return mm.About{
-		Title: "O_DIRECT in whole pages only",
-		Who:   "Andrea Arcangeli", When: "11 March 2009, a remark", Lines: "247-252",
+		Row: -1, Title: "O_DIRECT in whole pages only",
+		Who: "Andrea Arcangeli", When: "11 March 2009, a remark", Lines: "247-252",
 		Changes: []string{"direct I/O: EINVAL unless buffer and length are multiples of a page"},
 		Claims:  "that a program which keeps to it does not lose what it reads",
 		Open:    "programs that use sectors no longer work; the child's memory still changes (232-235); the reverse race; two page-aligned buffers share a huge page; other users",

@@ -33,7 +33,7 @@ func (p ForkLockLookup) Hooks() mm.HookSet {
 // About implements mm.Explainer.
 func (p ForkLockLookup) About() mm.About {
 	a := p.PGGUP.About()
-	a.Row, a.Title = 0, "row 2 with a fork lock over look-ups in place of barriers"
+	a.Row, a.Title = -1, "row 2 with a fork lock over look-ups in place of barriers"
 	a.Who, a.When, a.Lines = "Linus Torvalds, Nick Piggin", "16 March 2009, an idea", "6339-6403"
 	a.Changes = []string{
 		"fork: takes the fork lock for writing; copies as row 2",

@@ -34,8 +34,8 @@ func (KSMFork) Claims() mm.Guarantee { return mm.Forward | mm.AIO | mm.OtherPins
 // About implements mm.Explainer.
 func (KSMFork) About() mm.About {
 	return mm.About{
-		Title: "fork clears and flushes each writable anonymous pte before it counts references",
-		Who:   "Andrea Arcangeli", When: "11 and 16 March 2009, an idea", Lines: "541-548, 619-629, 4308-4314",
+		Row: -1, Title: "fork clears and flushes each writable anonymous pte before it counts references",
+		Who: "Andrea Arcangeli", When: "11 and 16 March 2009, an idea", Lines: "541-548, 619-629, 4308-4314",
 		Changes: []string{
 			"fork: for a writable pte of an anonymous page, clear and flush it, then compare page_count with mapcount and swap cache; if pinned, copy for the child and make the parent's pte writable again",
 		},

@@ -36,7 +36,7 @@ func (p OneReadPin) Hooks() mm.HookSet {
 // About implements mm.Explainer.
 func (p OneReadPin) About() mm.About {
 	a := p.DirectedCOW.About()
-	a.Row, a.Title = 0, "row 14 with one recorded pin for each shared page"
+	a.Row, a.Title = -1, "row 14 with one recorded pin for each shared page"
 	a.Who, a.When, a.Lines = "Nick Piggin", "16 March 2009, an idea", "3448-3457"
 	a.Changes = []string{
 		"new anonymous page: remembers its address space",

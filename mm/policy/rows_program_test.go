@@ -562,3 +562,31 @@ func TestDirectReadIntoSharedMemoryNeverReturns(t *testing.T) {
 		assert.Equal(t, want, out.Reason, "%s: %s", name, out.Detail)
 	}
 }
+
+// TestVMDontCOWMarksWhatIsFaultedIn: in a converted VMA row 3 marks a page that a fault
+// makes, but not the one that do_wp_page makes of a file's page that was read before.
+func TestVMDontCOWMarksWhatIsFaultedIn(t *testing.T) {
+	for _, readFirst := range []bool{false, true} {
+		m, out := run(t, "vm_dontcow", kernel.Options{}, func(th *kernel.Thread) {
+			var a uint64
+			require.NoError(t, th.Kernel(func(task *sched.Task) (err error) {
+				m := th.MM()
+				file, pages := m.Sys.ShmemZeroSetup(2) // a file, mapped privately
+				m.MmapSem.DownWrite(task)
+				a, err = mm.DoMmap(task, m, mm.MmapRequest{Len: 2 * pg, Prot: mm.ProtRead | mm.ProtWrite,
+					Flags: mm.MapPrivate, File: file, Mapping: pages})
+				m.MmapSem.UpWrite(task)
+				file.Put(task)
+				return err
+			}))
+			require.NoError(t, th.UnregisterMemory(register(t, th, a, kernel.RegisterOptions{Write: true})))
+			if readFirst {
+				th.Load8(a + pg)
+			}
+			th.Store8(a+pg, 1)
+			pinFast(t, th, a+pg, true /* write */).end()
+		})
+		require.NoError(t, out.Err())
+		assert.Equal(t, readFirst, sum(m, trace.EmuGUPFastFallback) == 1, "read first: %v", readFirst)
+	}
+}

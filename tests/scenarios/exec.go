@@ -15,17 +15,18 @@ import (
 // runner is a scenario being run. The machine is deterministic, so one coroutine runs
 // at a time and Go variables need no lock.
 type runner struct {
-	s    *Scenario
-	m    *kernel.Machine
-	dir  *director
-	obj  x86.ObjID // of the counts of meeting points
-	cols map[*Column]*colState
+	s      *Scenario
+	m      *kernel.Machine
+	dir    *director
+	obj    x86.ObjID // of the counts of meeting points
+	pinObj x86.ObjID // of the table of pins
+	cols   map[*Column]*colState
 	// procs are the processes by name, born those that exist, in order of birth.
 	procs  map[string]*procState
 	born   []*procState
 	events map[string]*lock.Completion
 	meets  map[int64]*meeting
-	pins   map[string]*kernel.Registration
+	pins   map[string]*pinned
 	pipes  map[string]*[2]int
 	base   []uint64 // counters when the threads began
 	broken string
@@ -53,6 +54,12 @@ type colState struct {
 	segv   bool
 	aio    kernel.ContextID
 	flight int // requests submitted and not fetched
+}
+
+// pinned is memory that a driver has registered.
+type pinned struct {
+	reg *kernel.Registration
+	off uint64 // of the memory in its first page
 }
 
 // procState is a process being run.
@@ -88,7 +95,7 @@ func truth(b bool) value {
 func newRunner(s *Scenario) *runner {
 	r := &runner{
 		s: s, cols: map[*Column]*colState{}, procs: map[string]*procState{}, events: map[string]*lock.Completion{},
-		meets: map[int64]*meeting{}, pins: map[string]*kernel.Registration{}, pipes: map[string]*[2]int{},
+		meets: map[int64]*meeting{}, pins: map[string]*pinned{}, pipes: map[string]*[2]int{},
 	}
 	for _, c := range s.Columns {
 		r.cols[c] = &colState{Column: c, regs: map[string]value{}}
@@ -102,7 +109,7 @@ func newRunner(s *Scenario) *runner {
 // prepare makes what columns wait on; the machine has been booted.
 func (r *runner) prepare() {
 	m := r.m.Sched()
-	r.obj = m.NewObj(x86.ClassWord)
+	r.obj, r.pinObj = m.NewObj(x86.ClassWord), m.NewObj(x86.ClassWord)
 	r.start.Init(m)
 	r.ready.all.Init(m)
 	r.fin.all.Init(m)
@@ -189,7 +196,7 @@ func (r *runner) lab(t *kernel.Thread) {
 	}
 	r.look(t)
 	for _, name := range keys(r.pins) {
-		r.must("unpin", t.UnregisterMemory(r.pins[name])) // a pin outlives processes, but not the machine
+		r.must("unpin", t.UnregisterMemory(r.pins[name].reg)) // a pin outlives processes, but not the machine
 	}
 	_ = t.Kernel(func(task *sched.Task) error {
 		for _, p := range r.born {

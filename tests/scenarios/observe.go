@@ -150,8 +150,8 @@ type spot struct {
 func (r *runner) spot(p *Place, own *procState) spot {
 	pages := r.m.Pages()
 	s := spot{ok: true}
-	if reg := r.pins[p.Name]; reg != nil && p.Column == "" {
-		s.page = reg.Pages()[p.Off>>x86.PageShift]
+	if pin := r.pins[p.Name]; pin != nil && p.Column == "" {
+		s.page = pin.reg.Pages()[(pin.off+uint64(p.Off))>>x86.PageShift]
 	} else {
 		proc := own
 		if p.Column != "" {

@@ -125,11 +125,21 @@ func loadBytes(t *kernel.Thread, addr, n uint64) (value, error) {
 	return bytesValue(b), err
 }
 
+// pin looks into the table of pins, which columns share: that is a step.
+func (x *exec) pin(name string, what x86.Op) *pinned {
+	_ = x.Kernel(func(task *sched.Task) error {
+		task.Point(what, x.r.pinObj)
+		return nil
+	})
+	return x.r.pins[name]
+}
+
 func (x *exec) dma(op *Op) (value, error) {
-	reg := x.r.pins[op.Place.Name]
-	if reg == nil {
+	pin := x.pin(op.Place.Name, x86.OpRead)
+	if pin == nil {
 		return value{}, unix.EINVAL
 	}
+	reg := pin.reg
 	b := make([]byte, op.Place.Len)
 	if op.Verb == opDMARead {
 		err := x.DeviceRead(reg, uint64(op.Place.Off), b)
@@ -314,18 +324,19 @@ func doPin(x *exec, op *Op) (int64, error) {
 	}
 	reg, err := x.RegisterMemory(addr, n, o)
 	if err == nil {
-		x.r.pins[op.Args[0].Word] = reg
+		x.pin("", x86.OpWrite)
+		x.r.pins[op.Args[0].Word] = &pinned{reg, addr &^ x86.PageMask}
 	}
 	return 0, err
 }
 
 func doUnpin(x *exec, op *Op) (int64, error) {
-	reg := x.r.pins[op.Args[0].Word]
-	if reg == nil {
+	pin := x.pin(op.Args[0].Word, x86.OpWrite)
+	if pin == nil {
 		return 0, unix.EINVAL
 	}
 	delete(x.r.pins, op.Args[0].Word)
-	return 0, x.UnregisterMemory(reg)
+	return 0, x.UnregisterMemory(pin.reg)
 }
 
 func doVmsplice(x *exec, op *Op) (int64, error) {

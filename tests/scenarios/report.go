@@ -14,7 +14,9 @@ import (
 )
 
 // Strategy says how a scenario's schedules are searched. Another way to search is another
-// field here and a case in search.
+// field here and a case in search. One that leaves out schedules as equivalent to others has
+// to know that hold, release and functions in a column (r = refs(A)) concern the whole
+// machine, though they have no schedule point.
 type Strategy struct {
 	// Schedules is how many schedules of the portfolio are run, zero means as many as the
 	// scenario says; Seed numbers them.
