@@ -571,7 +571,10 @@ func TestVMDontCOWMarksWhatIsFaultedIn(t *testing.T) {
 			var a uint64
 			require.NoError(t, th.Kernel(func(task *sched.Task) (err error) {
 				m := th.MM()
-				file, pages := m.Sys.ShmemZeroSetup(2) // a file, mapped privately
+				file, pages, err := m.Sys.ShmemZeroSetup(task, 2, 0) // a file, mapped privately
+				if err != nil {
+					return err
+				}
 				m.MmapSem.DownWrite(task)
 				a, err = mm.DoMmap(task, m, mm.MmapRequest{Len: 2 * pg, Prot: mm.ProtRead | mm.ProtWrite,
 					Flags: mm.MapPrivate, File: file, Mapping: pages})
