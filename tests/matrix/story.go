@@ -19,17 +19,15 @@ import (
 // where the device then wrote. So one page is chosen, the one whose contents went two
 // ways, and the steps shown are those on it, on its copies, and on the page-table
 // entries that map them, from the first pin or fork to the last look at the bytes.
-type Story struct {
-	*explore.Story
-	// Legend says in a line or two which page is followed; empty if none was found,
-	// and explore's own rule chose the steps.
-	Legend string
-}
+//
+// The legend says in a line or two which page is followed; it is empty if none was found,
+// and explore's own rule chose the steps.
+type Story struct{ *explore.Story }
 
 // Tell runs the schedule once, keeps its steps and chooses which to show: those steps
 // have Shown set.
 func Tell(t *explore.Target, s explore.Spec) *Story {
-	st := &Story{Story: explore.Capture(*t, s, CaptureOptions())}
+	st := &Story{explore.Capture(*t, s, CaptureOptions())}
 	switch workload.Verdict(st.Verdict) {
 	case workload.Deadlock, workload.Livelock, workload.Bug:
 		return st // not about a page's contents: explore's rule knows about waiting
@@ -441,11 +439,6 @@ func (p *plot) rename() {
 		s.Op = strings.TrimPrefix(s.Op, "pte ")
 		if va == p.address() {
 			s.Object = fmt.Sprintf("pte of mm %d", mm)
-		}
-		before, was := entry(s.Before)
-		after, is := entry(s.After)
-		if was && is && before == after && s.Before != s.After {
-			s.After = strings.TrimPrefix(s.After, fmt.Sprintf("page %d ", after))
 		}
 	}
 }

@@ -38,10 +38,10 @@ func TestStories(t *testing.T) {
 	forward := []string{
 		`gup_pte_range:\n.*read pte of mm 1: page N RW`, // it is pinned
 		`add _count of page N`,
-		`rmw pte of mm 1: page N RW -> RO`, // fork write-protects
+		`rmw pte of mm 1: page N RW A?D? -> RO A?D?`, // fork write-protects
 		`write pte of mm 2: none -> page N`,
 		`cow_user_page:\n.*copy read page N\+0`, // a store copies
-		`rmw pte of mm 1: page N RO -> none`,
+		`rmw pte of mm 1: page N RO A?D? -> none`,
 		`write pte of mm 1: none -> page \d+ RW`,
 		`dma write page N\+`, // and the device writes where nobody looks
 		`=> lost-read: `,
@@ -55,11 +55,11 @@ func TestStories(t *testing.T) {
 		{"dma_thread", workload.LostRead, forward},
 		{"pin_fork", workload.LostRead, forward},
 		{"forkscrewreverse", workload.LeakToDisk, []string{
-			`rmw pte of mm 1: page N RW -> RO`,
+			`rmw pte of mm 1: page N RW A?D? -> RO A?D?`,
 			`gup_pte_range:\n.*read pte of mm 1: page N RO`, // pinned for reading
 			`copy read page N\+0`,
 			`reuse_swap_page:\n.*read _mapcount of page N: 1`, // the child is alone with it
-			`write pte of mm 2: page N RO -> RW`,
+			`write pte of mm 2: page N RO A?D? -> RW A?D?`,
 			`store page N\+0`,
 			`dma read page N\+`,
 			`=> leak-to-disk: `,

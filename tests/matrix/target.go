@@ -34,6 +34,9 @@ func CaptureOptions() explore.CaptureOptions {
 		Describe: func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).DescribeObj(o) },
 		Name:     func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).NameObj(o) },
 		Funcs:    mm.KernelNames(),
+		Hook:     mm.HookName,
+		Bytes:    func(m *sched.Machine, o x86.ObjID) ([]byte, uint64) { return mm.OfMachine(m).BytesOf(o) },
+		Snapshot: func(m *sched.Machine, to explore.Sink) { mm.OfMachine(m).Snapshot(to) },
 	}
 }
 
