@@ -132,7 +132,7 @@ func (s *System) eachUserPage(fn func(pfn x86.PFN, p *page.Page)) {
 }
 
 func (s *System) snapshotPages(to Sink) {
-	to.Panel("page", "struct page", 1, "page", "_count", "_mapcount", "flags", "mapping", "index", "policy word", "who holds it")
+	to.Panel("page", "struct page", 1, "page", "_count", "_mapcount", "flags", "mapping", "policy", "held by")
 	l := s.Pages.Ledger()
 	s.eachUserPage(func(pfn x86.PFN, p *page.Page) {
 		held := ""
@@ -149,19 +149,19 @@ func (s *System) snapshotPages(to Sink) {
 			word = fmt.Sprintf("%#x", w)
 		}
 		to.Cells(fmt.Sprint("page ", pfn), fmt.Sprint(p.Count.Peek()), fmt.Sprint(p.MapCount.Peek()),
-			strings.ReplaceAll(page.FlagNames(p.Flags.Peek()), "|", " "), mappingText(p), fmt.Sprintf("%#x", p.Index), word, held)
+			strings.ReplaceAll(page.FlagNames(p.Flags.Peek()), "|", " "), mappingText(p), word, held)
 	})
 }
 
-// mappingText says what a page belongs to.
+// mappingText says what a page belongs to, and where in it it is.
 func mappingText(p *page.Page) string {
 	switch {
 	case p.Mapping == 0:
 		return "-"
 	case p.Anon():
-		return fmt.Sprint("anon_vma ", p.Mapping>>1)
+		return fmt.Sprintf("anon_vma %d at %#x", p.Mapping>>1, p.Index)
 	}
-	return fmt.Sprint("address_space ", p.Mapping>>1)
+	return fmt.Sprintf("file %d at %#x", p.Mapping>>1, p.Index)
 }
 
 // digest sums up the words of a row.

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"fmt"
+	"io"
+	"os"
 	"strings"
 
 	"github.com/cowlab/cowlab/kernel"
@@ -25,6 +27,7 @@ have gone on.`)
 	asJSON := fs.Bool("json", false, "print the whole run as one JSON object instead: its verdict and every step, those drawn marked \"shown\"")
 	times := fs.Int("times", 1, "replay so often and compare the final states; exit 1 if they differ")
 	tracePath := fs.String("trace", "", "write a trace for Perfetto (Chrome JSON) to `file`")
+	htmlPath := fs.String("html", "", "write one self-contained HTML page with a slider over the steps to `file`")
 	pos, err := parse(fs, args, 1)
 	if err != nil {
 		return err
@@ -64,8 +67,14 @@ have gone on.`)
 			return err
 		}
 	}
+	story := matrix.Tell(target, tok.Spec)
+	if *htmlPath != "" {
+		if err := writeFile("-html", *htmlPath, func(w io.Writer) error { return story.HTML(w, explore.DiagramOptions{NoHead: true}) }); err != nil {
+			return err
+		}
+	}
 	if *asJSON {
-		return matrix.Tell(target, tok.Spec).JSON(e.stdout)
+		return story.JSON(e.stdout)
 	}
 	if note != "" {
 		fmt.Fprintf(e.stdout, "%s\n\n", note)
@@ -80,7 +89,6 @@ have gone on.`)
 	}
 	fmt.Fprintln(e.stdout)
 	if *draw {
-		story := matrix.Tell(target, tok.Spec)
 		o := explore.DiagramOptions{NoHead: true, Width: *width}
 		if *all {
 			o.Show, o.MaxRows = func(*explore.Step) bool { return true }, 1<<30
@@ -89,6 +97,9 @@ have gone on.`)
 			fmt.Fprintf(e.stdout, "\n%s\n", story.Legend)
 		}
 		fmt.Fprintf(e.stdout, "\n%s", story.Diagram(o))
+	}
+	if *htmlPath != "" {
+		fmt.Fprintf(e.stdout, "\nHTML written to %s (open it in a browser)\n", *htmlPath)
 	}
 	if *tracePath != "" {
 		fmt.Fprintf(e.stdout, "\ntrace written to %s (open it at ui.perfetto.dev)\n", *tracePath)
@@ -182,4 +193,20 @@ func traceSchedule(w *workload.Workload, v workload.Values, p mm.Policy, hosts *
 		Done: t.write,
 	})
 	return t.close(err)
+}
+
+// writeFile writes a file for a flag, whose name errors begin with.
+func writeFile(flag, path string, write func(w io.Writer) error) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", flag, err)
+	}
+	err = write(f)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", flag, err)
+	}
+	return nil
 }

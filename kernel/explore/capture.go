@@ -46,6 +46,8 @@ type Step struct {
 	// when the step is the end of such a wait.
 	Waits   bool `json:"waits,omitempty"`
 	Resumes bool `json:"resumes,omitempty"`
+	// Text is the step as diagrams put it: operation, object, and what it changed.
+	Text string `json:"text,omitempty"`
 	// Bytes says which bytes of memory the step changed, as far as the capture's Bytes
 	// shows them.
 	Bytes *ByteChange `json:"bytes,omitempty"`
@@ -142,10 +144,20 @@ type Story struct {
 
 // JSON writes the story as one JSON object.
 func (s *Story) JSON(w io.Writer) error {
+	s.fillText()
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", " ")
 	return e.Encode(s)
+}
+
+// fillText puts every step into words. Names of objects may be changed until then.
+func (s *Story) fillText() {
+	for i := range s.Steps {
+		st := &s.Steps[i]
+		r := row{first: st, last: st, count: 1, bytes: st.Bytes}
+		st.Text = r.words()
+	}
 }
 
 // CaptureOptions say what a capture is to know of the program.

@@ -2,6 +2,7 @@ package matrix
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -42,7 +43,13 @@ func Tell(t *explore.Target, s explore.Spec) *Story {
 
 // Diagram draws the story. Zero fields of o are chosen to fit: a column of at least 44
 // characters for each lane.
-func (s *Story) Diagram(o explore.DiagramOptions) string {
+func (s *Story) Diagram(o explore.DiagramOptions) string { return s.Story.Diagram(s.fit(o)) }
+
+// HTML writes the story as one page; see explore.Story. Zero fields of o are chosen to fit.
+func (s *Story) HTML(w io.Writer, o explore.DiagramOptions) error { return s.Story.HTML(w, s.fit(o)) }
+
+// fit chooses the zero fields of o.
+func (s *Story) fit(o explore.DiagramOptions) explore.DiagramOptions {
 	if o.Width == 0 {
 		lanes := map[int]bool{}
 		for i := range s.Steps {
@@ -55,7 +62,7 @@ func (s *Story) Diagram(o explore.DiagramOptions) string {
 	if o.MaxRows == 0 {
 		o.MaxRows = 44
 	}
-	return s.Story.Diagram(o)
+	return o
 }
 
 // entry is a page-table entry as diagrams describe it.
