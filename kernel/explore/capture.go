@@ -18,6 +18,8 @@ const DeviceLane = -1
 type Step struct {
 	// N numbers the steps of the run from 1.
 	N int `json:"n"`
+	// At is the strategy's decision that led to the step, counted from 0.
+	At uint64 `json:"at"`
 	// CPU is the processor, or DeviceLane.
 	CPU int `json:"cpu"`
 	// Task is the task on whose stack the step is made; for an event, its name.
@@ -187,10 +189,17 @@ type CaptureOptions struct {
 // Capture runs a target once under the strategy of spec and keeps every step.
 // Steps before a Gate opens are left out.
 func Capture(t Target, spec Spec, o CaptureOptions) *Story {
+	s := capture1(t, spec.Strategy(), o)
+	s.Token = t.Token(spec).String()
+	return s
+}
+
+// capture1 runs a target once under a strategy and keeps every step.
+func capture1(t Target, st sched.Strategy, o CaptureOptions) *Story {
 	if o.MaxSteps == 0 {
 		o.MaxSteps = 100_000
 	}
-	c := &capture{inner: spec.Strategy(), o: &o, last: map[int]int{}, did: map[int]int{}, open: -1}
+	c := &capture{inner: st, o: &o, last: map[int]int{}, did: map[int]int{}, open: -1}
 	if o.Snapshot != nil {
 		c.state = &stateSink{}
 	}
@@ -199,7 +208,7 @@ func Capture(t Target, spec Spec, o CaptureOptions) *Story {
 	if c.state != nil {
 		s.Panels = c.state.panels
 	}
-	s.Token, s.Target, s.Policy = t.Token(spec).String(), t.Name, t.Policy
+	s.Target, s.Policy = t.Name, t.Policy
 	s.Verdict, s.Detail, s.State = obs.Verdict, obs.Detail, obs.State
 	stuck := obs.Result != nil && obs.Result.Reason == sched.Deadlock
 	if stuck {
@@ -220,6 +229,7 @@ type capture struct {
 	m     *sched.Machine // from the latest step
 
 	begun    bool
+	picks    uint64      // decisions made
 	ran      int         // CPU of the latest decision
 	preempts bool        // for the next step
 	open     int         // the step whose After is due, or -1
@@ -241,6 +251,7 @@ func (c *capture) Pick(ch *sched.Choice) int {
 	c.begun = true
 	c.closeStep()
 	i := c.inner.Pick(ch)
+	c.picks++
 	a := &ch.Enabled[i]
 	if a.CPU < 0 {
 		return i
@@ -349,6 +360,7 @@ func (c *capture) add(s Step) {
 		return
 	}
 	s.N = len(c.story.Steps) + 1
+	s.At = c.picks - 1
 	c.story.CPUs = max(c.story.CPUs, s.CPU+1)
 	s.Preempts, c.preempts = c.preempts, false
 	c.story.Steps = append(c.story.Steps, s)
