@@ -27,9 +27,11 @@ const (
 type env struct {
 	ctx      context.Context
 	policies []mm.Policy
+	stdin    io.Reader
 	stdout   io.Writer
 	stderr   io.Writer
 	tty      bool // stderr is a terminal: progress may be shown
+	ttyIn    bool // stdin is a terminal: commands get a prompt
 }
 
 // verb is one of the command's verbs.
@@ -44,7 +46,8 @@ func verbs() []verb {
 		{"run", "WORKLOAD [flags]", "run one workload under one policy, once or many times, and say what happened", runRun},
 		{"list", "", "list the policies and the workloads", runList},
 		{"explain", "NAME", "explain a policy, a workload or a verdict", runExplain},
-		{"replay", "TOKEN [flags]", "replay a schedule exactly, and draw it", runReplay},
+		{"replay", "TOKEN|FILE [flags]", "replay a schedule exactly, and draw it", runReplay},
+		{"step", "TOKEN|FILE", "step through a schedule in a terminal, and look at the memory at each step", runStep},
 		{"speed", "[flags]", "measure the host kernel, the memory system and the emulator side by side", runSpeed},
 		{"version", "", "print the version", runVersion},
 	}
@@ -65,11 +68,16 @@ func Main(policies []mm.Policy) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	context.AfterFunc(ctx, stop) // whoever interrupts twice does not want to wait
-	tty := false
-	if st, err := os.Stderr.Stat(); err == nil {
-		tty = st.Mode()&os.ModeCharDevice != 0
-	}
-	return run(&env{ctx: ctx, policies: policies, stdout: os.Stdout, stderr: os.Stderr, tty: tty}, os.Args[1:])
+	return run(&env{
+		ctx: ctx, policies: policies, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		tty: terminal(os.Stderr), ttyIn: terminal(os.Stdin),
+	}, os.Args[1:])
+}
+
+// terminal reports whether a file is a terminal, or at least a device like one.
+func terminal(f *os.File) bool {
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice != 0
 }
 
 // run dispatches to a verb and turns its error into an exit code.

@@ -8,32 +8,45 @@ import (
 
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
-	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/matrix"
 	"github.com/cowlab/cowlab/tests/workload"
 )
 
 func runReplay(e *env, args []string) error {
-	fs := newFlags(e, "replay", "TOKEN [flags]", `Replay a schedule exactly: print the verdict, the evidence and the interleaving.
+	fs := newFlags(e, "replay", "TOKEN|FILE [flags]", `Replay a schedule exactly: print the verdict, the evidence and the interleaving.
 
-The diagram has a column for each processor and one for devices, and follows the page
-whose contents went two ways. A '*' marks where a processor was left although it could
-have gone on.`)
+What is replayed is a token, a file of switches (-switches), or a bundle (-bundle). A file
+of switches is followed in a program that has changed, too: its switches are looked for by
+what happens there. A bundle is first compared step by step, and the first step that is
+another one is shown with both sides.
+
+The diagram has a column for each processor and one for devices, a bar for interrupts, and
+follows the page whose contents went two ways. A '*' marks where a processor was left
+although it could have gone on.`,
+		"cowlab replay TOKEN -min                    the fewest context switches that do it",
+		"cowlab replay TOKEN -html race.html         to look at in a browser",
+		"cowlab replay TOKEN -bundle failure.zip     everything about it in one file",
+		"cowlab replay TOKEN -upto 300 -continue random/7")
 	minimise := fs.Bool("min", false, "first minimise the schedule to its fewest context switches, and print the new token")
 	draw := fs.Bool("diagram", true, "draw the interleaving")
 	all := fs.Bool("all", false, "draw every step, not only those on the page that went wrong")
 	width := fs.Int("width", 0, "columns of the diagram; 0 means 44 for each lane")
-	asJSON := fs.Bool("json", false, "print the whole run as one JSON object instead: its verdict and every step, those drawn marked \"shown\"")
+	asJSON := fs.Bool("json", false, "print the whole run as one JSON object instead: its verdict, every step, those drawn marked \"shown\", and the state at each")
 	times := fs.Int("times", 1, "replay so often and compare the final states; exit 1 if they differ")
 	tracePath := fs.String("trace", "", "write a trace for Perfetto (Chrome JSON) to `file`")
 	htmlPath := fs.String("html", "", "write one self-contained HTML page with a slider over the steps to `file`")
+	bundlePath := fs.String("bundle", "", "write everything about the run (token, switches, steps, diagram, HTML, traces) to one zip `file`")
+	switchPath := fs.String("switches", "", "write the context switches, as places that can be found again, to `file`")
+	goOn := fs.String("continue", "", "leave the schedule behind its last switch and go on by `strategy`: default, random/SEED, pct/SEED")
+	upto := fs.Uint64("upto", 0, "with -continue: leave the token's schedule after so many `decisions`")
 	pos, err := parse(fs, args, 1)
 	if err != nil {
 		return err
 	}
 	if len(pos) == 0 {
-		return usagef("replay wants a token, as matrix prints them")
+		return usagef("replay wants a token, as matrix prints them, or a file of switches, or a bundle")
 	}
 	if *times < 1 {
 		return usagef("-times is %d, must be at least 1", *times)
@@ -41,45 +54,60 @@ have gone on.`)
 	if *width < 0 {
 		return usagef("-width is %d, must not be negative", *width)
 	}
-	tok, err := explore.ParseToken(pos[0])
-	if err != nil {
-		return usagef("%v", err)
-	}
-	w, v, p, err := e.resolve(tok)
+	s, err := e.openSchedule(pos[0], *goOn, *upto)
 	if err != nil {
 		return err
 	}
-	hosts := kernel.NewHosts()
-	defer hosts.Close()
-	target := matrix.Target(w, v, p, hosts)
-	var note string
+	defer s.close()
 	if *minimise {
-		if tok, note, err = e.minimise(target, tok); err != nil {
+		var note string
+		if s.tok, note, err = e.minimise(s.target, s.tok); err != nil {
 			return err
 		}
+		s.notes = append(s.notes, note)
 	}
-	first, err := e.repeat(target, tok, *times)
+	first, err := e.repeat(s.target, s.tok, *times)
 	if err != nil {
 		return err
 	}
-	if *tracePath != "" {
-		if err := traceSchedule(w, v, p, hosts, tok.Spec, *tracePath); err != nil {
+	story := matrix.Tell(s.target, s.tok.Spec)
+	var written []string
+	for _, out := range []struct {
+		flag, path, what string
+		write            func(w io.Writer) error
+	}{
+		{"-html", *htmlPath, "HTML written to %s (open it in a browser)", func(w io.Writer) error {
+			return story.HTML(w, explore.DiagramOptions{NoHead: true, Width: *width})
+		}},
+		{"-trace", *tracePath, "trace written to %s (open it at ui.perfetto.dev)", func(w io.Writer) error {
+			return s.events(func(m *kernel.Machine) error { return trace.WritePerfetto(w, m.Trace().Events(), m.View()) })
+		}},
+		{"-switches", *switchPath, "switches written to %s (cowlab replay finds them again)", func(w io.Writer) error {
+			return s.switchFile(first.Verdict).Write(w)
+		}},
+		{"-bundle", *bundlePath, "everything written to %s", func(w io.Writer) error { return writeBundle(w, s, story) }},
+	} {
+		if out.path == "" {
+			continue
+		}
+		if err := writeFile(out.flag, out.path, out.write); err != nil {
 			return err
 		}
-	}
-	story := matrix.Tell(target, tok.Spec)
-	if *htmlPath != "" {
-		if err := writeFile("-html", *htmlPath, func(w io.Writer) error { return story.HTML(w, explore.DiagramOptions{NoHead: true}) }); err != nil {
-			return err
-		}
+		written = append(written, fmt.Sprintf(out.what, out.path))
 	}
 	if *asJSON {
-		return story.JSON(e.stdout)
+		if err := story.JSON(e.stdout); err != nil {
+			return err
+		}
+		return s.differs
 	}
-	if note != "" {
-		fmt.Fprintf(e.stdout, "%s\n\n", note)
+	for _, n := range s.notes {
+		fmt.Fprintf(e.stdout, "%s\n", n)
 	}
-	fmt.Fprintf(e.stdout, "%s under %s: %s\n", title(w, v), p.Name(), first.Verdict)
+	if len(s.notes) > 0 {
+		fmt.Fprintln(e.stdout)
+	}
+	fmt.Fprintf(e.stdout, "%s under %s: %s\n", title(s.w, s.v), s.p.Name(), first.Verdict)
 	if first.Detail != "" {
 		fmt.Fprintf(e.stdout, "  %s\n", indented(first.Detail, "  "))
 	}
@@ -98,13 +126,10 @@ have gone on.`)
 		}
 		fmt.Fprintf(e.stdout, "\n%s", story.Diagram(o))
 	}
-	if *htmlPath != "" {
-		fmt.Fprintf(e.stdout, "\nHTML written to %s (open it in a browser)\n", *htmlPath)
+	if len(written) > 0 {
+		fmt.Fprintf(e.stdout, "\n%s\n", strings.Join(written, "\n"))
 	}
-	if *tracePath != "" {
-		fmt.Fprintf(e.stdout, "\ntrace written to %s (open it at ui.perfetto.dev)\n", *tracePath)
-	}
-	return nil
+	return s.differs
 }
 
 // minimise looks for an easier schedule with the same verdict.
@@ -180,19 +205,6 @@ func title(w *workload.Workload, v workload.Values) string {
 // indented indents all lines but the first, and drops blanks at the end.
 func indented(text, by string) string {
 	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+by)
-}
-
-// traceSchedule runs the schedule once more and records its events.
-func traceSchedule(w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.Hosts, s explore.Spec, path string) error {
-	t, err := newTrace(path)
-	if err != nil {
-		return err
-	}
-	_, err = workload.Execute(w, workload.Options{
-		Policy: p, Values: v, Small: true, Regime: sched.Free, Strategy: s.Strategy(), Events: true, Hosts: hosts,
-		Done: t.write,
-	})
-	return t.close(err)
 }
 
 // writeFile writes a file for a flag, whose name errors begin with.

@@ -1,0 +1,64 @@
+package cli
+
+import (
+	"bufio"
+	"fmt"
+
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/tests/matrix"
+)
+
+func runStep(e *env, args []string) error {
+	fs := newFlags(e, "step", "TOKEN|FILE", `Step through a schedule in a terminal, forwards and backwards: what each step does,
+page tables, struct pages, TLBs, bytes, locks and pending events after it.
+
+Commands are read from standard input, one on a line; "help" lists them. A script can be
+piped in.`,
+		"cowlab step TOKEN",
+		"printf 'find policy0\\npage\\ndiff\\n' | cowlab step failure.zip")
+	minimise := fs.Bool("min", false, "first minimise the schedule to its fewest context switches")
+	pos, err := parse(fs, args, 1)
+	if err != nil {
+		return err
+	}
+	if len(pos) == 0 {
+		return usagef("step wants a token, as matrix prints them, or a file of switches, or a bundle")
+	}
+	s, err := e.openSchedule(pos[0], "", 0)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if *minimise {
+		note := ""
+		if s.tok, note, err = e.minimise(s.target, s.tok); err != nil {
+			return err
+		}
+		s.notes = append(s.notes, note)
+	}
+	for _, n := range s.notes {
+		fmt.Fprintln(e.stdout, n)
+	}
+	story := matrix.Tell(s.target, s.tok.Spec)
+	fmt.Fprintf(e.stdout, "%s under %s: %s, %d steps\n", title(s.w, s.v), s.p.Name(), story.Verdict, len(story.Steps))
+	if story.Legend != "" {
+		fmt.Fprintln(e.stdout, story.Legend)
+	}
+	p := explore.NewStepper(story.Story)
+	lines := bufio.NewScanner(e.stdin)
+	for {
+		if e.ttyIn {
+			fmt.Fprintf(e.stdout, "step %d (help) ", p.At())
+		}
+		if !lines.Scan() || p.Do(e.stdout, lines.Text()) {
+			break
+		}
+	}
+	if e.ttyIn {
+		fmt.Fprintln(e.stdout)
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("standard input: %w", err)
+	}
+	return s.differs
+}
