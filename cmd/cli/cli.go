@@ -47,6 +47,7 @@ func verbs() []verb {
 		{"list", "", "list the policies and the workloads", runList},
 		{"explain", "NAME", "explain a policy, a workload or a verdict", runExplain},
 		{"replay", "TOKEN|FILE [flags]", "replay a schedule exactly, and draw it", runReplay},
+		{"why", "WORKLOAD -policy P", "say why a workload is safe under a policy: the nearest miss, and what closed it", runWhy},
 		{"step", "TOKEN|FILE", "step through a schedule in a terminal, and look at the memory at each step", runStep},
 		{"speed", "[flags]", "measure the host kernel, the memory system and the emulator side by side", runSpeed},
 		{"version", "", "print the version", runVersion},

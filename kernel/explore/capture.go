@@ -134,6 +134,8 @@ type Story struct {
 	State   uint64 `json:"state,string"`
 	// Legend explains names that the steps use, in a line or several.
 	Legend string `json:"legend,omitempty"`
+	// Focus is the address whose page the story follows, if whoever told it follows one.
+	Focus uint64 `json:"focus,omitempty,string"`
 	// CPUs is the machine's number of processors, as far as steps were made on them.
 	CPUs int `json:"cpus"`
 	// Panels are the tables of the state, Start their rows before the first step.

@@ -164,8 +164,10 @@ type follow struct {
 	marks []Mark
 	how   []Found // by mark
 	then  sched.Strategy
+	order []Decision // events in the order to be kept where the default rule takes one
 	n     uint64
 	next  int
+	fired []bool // by event of order
 	done  deeds
 	found []uint64 // decisions at which marks were found
 	other []string // where the actor that took over did something else
@@ -174,6 +176,7 @@ type follow struct {
 // Begin implements sched.Strategy.
 func (f *follow) Begin(cpus int) {
 	f.n, f.next, f.done, f.found, f.other = 0, 0, newDeeds(), nil, nil
+	f.fired = make([]bool, len(f.order))
 	if f.then != nil {
 		f.then.Begin(cpus)
 	}
@@ -182,13 +185,50 @@ func (f *follow) Begin(cpus int) {
 // Pick implements sched.Strategy.
 func (f *follow) Pick(ch *sched.Choice) int {
 	i := f.pick(ch)
+	if a := &ch.Enabled[i]; a.CPU < 0 {
+		if k := f.place(a); k < len(f.fired) {
+			f.fired[k] = true
+		}
+	}
 	f.done.count(&ch.Enabled[i])
 	f.n++
 	return i
 }
 
+// place is where an event stands in the order: the first that did the same to the same
+// object, or to one of the kind, and has not been.
+func (f *follow) place(a *sched.Actor) int {
+	kind := len(f.order)
+	for k := range f.order {
+		d := &f.order[k]
+		switch {
+		case f.fired[k] || d.Op != a.Op:
+		case d.Obj == a.Obj:
+			return k
+		case kind == len(f.order) && kindOf(d.Obj) == kindOf(a.Obj):
+			kind = k
+		}
+	}
+	return kind
+}
+
+// usual is the default rule, which takes events in the order to be kept, if there is one.
+func (f *follow) usual(ch *sched.Choice) int {
+	best := Default(ch)
+	if ch.Enabled[best].CPU >= 0 || len(f.order) == 0 {
+		return best
+	}
+	at := f.place(&ch.Enabled[best])
+	for i := range ch.Enabled {
+		if k := f.place(&ch.Enabled[i]); k < at {
+			best, at = i, k
+		}
+	}
+	return best
+}
+
 func (f *follow) pick(ch *sched.Choice) int {
-	i := Default(ch)
+	i := f.usual(ch)
 	if f.next == len(f.marks) {
 		if f.then != nil {
 			return f.then.Pick(ch)
@@ -323,11 +363,17 @@ func (l *LostMark) Error() string {
 //
 // After the last mark the run goes on by then; nil is the default rule.
 func Follow(t Target, marks []Mark, then func() sched.Strategy) *Followed {
+	return followInOrder(t, marks, nil, then)
+}
+
+// followInOrder is Follow that also keeps the order of events: where the default rule
+// takes one, it takes the one that is next in the order.
+func followInOrder(t Target, marks []Mark, order []Decision, then func() sched.Strategy) *Followed {
 	how := make([]Found, len(marks))
 	use := len(marks)
 	var lost *LostMark
 	for {
-		f := &follow{marks: marks[:use], how: how}
+		f := &follow{marks: marks[:use], how: how, order: order}
 		if then != nil {
 			f.then = then()
 		}

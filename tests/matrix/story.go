@@ -27,15 +27,23 @@ type Story struct{ *explore.Story }
 
 // Tell runs the schedule once, keeps its steps and chooses which to show: those steps
 // have Shown set.
-func Tell(t *explore.Target, s explore.Spec) *Story {
+func Tell(t *explore.Target, s explore.Spec) *Story { return TellLike(t, s, nil) }
+
+// TellLike is Tell for a run that is to be compared with another one: it follows the page
+// that was mapped at the same address first.
+func TellLike(t *explore.Target, s explore.Spec, like *explore.Story) *Story {
 	st := &Story{explore.Capture(*t, s, CaptureOptions())}
 	switch workload.Verdict(st.Verdict) {
 	case workload.Deadlock, workload.Livelock, workload.Bug:
 		return st // not about a page's contents: explore's rule knows about waiting
 	}
-	if p := newPlot(st.Steps); p != nil {
+	focus := uint64(0)
+	if like != nil {
+		focus = like.Focus
+	}
+	if p := newPlot(st.Steps, focus); p != nil {
 		p.mark()
-		st.Legend = p.legend()
+		st.Legend, st.Focus = p.legend(), p.address()
 		p.rename()
 	}
 	return st
@@ -90,9 +98,11 @@ type frame struct {
 	spaces map[uint32]bool // address spaces that mapped it
 }
 
-// newPlot chooses the page; nil if no device touched memory.
-func newPlot(steps []explore.Step) *plot {
+// newPlot chooses the page; nil if no device touched memory. It is the page that was mapped
+// at focus first, if that is not 0 and there is one.
+func newPlot(steps []explore.Step, focus uint64) *plot {
 	frames := map[uint64]*frame{}
+	asked := uint64(0) // the page at focus
 	var order []uint64
 	at := func(pfn uint64) *frame {
 		f := frames[pfn]
@@ -118,9 +128,12 @@ func newPlot(steps []explore.Step) *plot {
 				}
 			}
 		case x86.ClassPTE:
-			if mm, level, _ := x86.SplitPTEObj(s.ObjID); level == x86.LevelPTE {
+			if mm, level, va := x86.SplitPTEObj(s.ObjID); level == x86.LevelPTE {
 				if pfn, ok := entry(s.After); ok {
 					at(pfn).spaces[mm] = true
+					if asked == 0 && va == focus && focus != 0 {
+						asked = pfn
+					}
 				}
 			}
 		}
@@ -131,6 +144,9 @@ func newPlot(steps []explore.Step) *plot {
 		if n := frames[pfn].interest(); n > best {
 			best, p.page, p.reads = n, pfn, !frames[pfn].writes
 		}
+	}
+	if asked != 0 {
+		best, p.page, p.reads = 1, asked, !frames[asked].writes
 	}
 	if best == 0 {
 		return nil

@@ -94,5 +94,5 @@ func TestStoryWithoutFinding(t *testing.T) {
 	text := story.Diagram(explore.DiagramOptions{})
 	assert.Contains(t, text, "dma write")
 	assert.Contains(t, text, "policy0", "the policy's mark on the page is part of the story")
-	assert.Nil(t, newPlot(nil))
+	assert.Nil(t, newPlot(nil, 0))
 }
