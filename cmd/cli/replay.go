@@ -29,7 +29,7 @@ although it could have gone on.`,
 		"cowlab replay TOKEN -html race.html         to look at in a browser",
 		"cowlab replay TOKEN -bundle failure.zip     everything about it in one file",
 		"cowlab replay TOKEN -upto 300 -continue random/7")
-	minimise := fs.Bool("min", false, "first minimise the schedule to its fewest context switches, and print the new token")
+	minimise := fs.Bool("min", false, "first minimise the schedule to its fewest context switches, then the program to the least that shows it, and print the new token")
 	draw := fs.Bool("diagram", true, "draw the interleaving")
 	all := fs.Bool("all", false, "draw every step, not only those on the page that went wrong")
 	width := fs.Int("width", 0, "columns of the diagram; 0 means 44 for each lane")
@@ -60,11 +60,9 @@ although it could have gone on.`,
 	}
 	defer s.close()
 	if *minimise {
-		var note string
-		if s.tok, note, err = e.minimise(s.target, s.tok); err != nil {
+		if err := e.minimise(s); err != nil {
 			return err
 		}
-		s.notes = append(s.notes, note)
 	}
 	first, err := e.repeat(s.target, s.tok, *times)
 	if err != nil {
@@ -132,22 +130,27 @@ although it could have gone on.`,
 	return s.differs
 }
 
-// minimise looks for an easier schedule with the same verdict.
-func (e *env) minimise(target *explore.Target, tok explore.Token) (explore.Token, string, error) {
+// minimise makes the schedule an easier one with the same verdict, of a program that has
+// less to do if that is enough.
+func (e *env) minimise(s *schedule) error {
 	bar := newProgress(e)
 	bar.show("minimising", 0)
-	least, err := explore.Shrink(e.ctx, *target, tok.Spec, explore.ShrinkOptions{})
+	least, err := explore.Shrink(e.ctx, *s.target, s.tok.Spec, explore.ShrinkOptions{})
 	bar.clear()
 	if err != nil {
-		return tok, "", err
+		return err
 	}
-	tok = target.Token(least.Spec)
+	s.tok, s.target = least.Token, &least.Target
+	if s.w, s.v, s.p, err = e.resolve(s.tok); err != nil {
+		return err
+	}
 	how := "complete"
 	if !least.Complete {
 		how = "cut short"
 	}
-	return tok, fmt.Sprintf("minimised from %d context switches to %d in %d runs (%s): %s",
-		least.Before.Departures, least.After.Departures, least.Runs, how, tok), e.ctx.Err()
+	s.notes = append(s.notes, fmt.Sprintf("minimised from %d context switches to %d in %d runs (%s): %s",
+		least.Before.Departures, least.After.Departures, least.Runs, how, s.tok))
+	return e.ctx.Err()
 }
 
 // repeat runs the schedule so often and compares how it ends.

@@ -30,11 +30,9 @@ piped in.`,
 	}
 	defer s.close()
 	if *minimise {
-		note := ""
-		if s.tok, note, err = e.minimise(s.target, s.tok); err != nil {
+		if err := e.minimise(s); err != nil {
 			return err
 		}
-		s.notes = append(s.notes, note)
 	}
 	for _, n := range s.notes {
 		fmt.Fprintln(e.stdout, n)

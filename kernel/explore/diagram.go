@@ -332,16 +332,12 @@ func changedFlags(before, after string) string {
 	return text
 }
 
-// changedPart is a description without the words that it begins with in common with the
-// one before: "page 5 RW AD -> RO AD".
+// changedPart is a description without the noun and number that it has in common with
+// the one before: "page 5 RW AD -> RO AD".
 func changedPart(before, after string) string {
 	b, a := strings.Fields(before), strings.Fields(after)
-	n := 0
-	for n < len(b) && n < len(a) && b[n] == a[n] {
-		n++
-	}
-	if n >= 2 && len(a) > n { // a noun and its number
-		return strings.Join(a[n:], " ")
+	if len(a) > 2 && len(b) > 2 && a[0] == b[0] && a[1] == b[1] {
+		return strings.Join(a[2:], " ")
 	}
 	return after
 }

@@ -105,6 +105,7 @@ func Why(ctx context.Context, unsafe, safe Target, o WhyOptions) (*NearMiss, err
 		}
 		return nil, &NoWitness{unsafe.Name, unsafe.Policy, rep.Schedules}
 	}
+	unsafe.Smaller = nil // both are to do the same
 	least, err := Shrink(ctx, unsafe, bad.Spec, ShrinkOptions{Runs: o.Runs})
 	if err != nil {
 		return nil, err

@@ -123,7 +123,7 @@ func TestViewer(t *testing.T) {
 		}
 	}))
 	defer done()
-	require.NoError(t, chromedp.Do(ctx)) // starts the browser, which lives as long as ctx
+	require.NoError(t, chromedp.Do(ctx))                   // starts the browser, which lives as long as ctx
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute) // a bound, not an expectation
 	defer cancel()
 	v := &viewer{t, ctx}

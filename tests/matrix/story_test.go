@@ -29,7 +29,7 @@ func find(t *testing.T, name string, v workload.Verdict) (*explore.Target, explo
 	require.NotNil(t, wit, "%s shows no %s", name, v)
 	least, err := explore.Shrink(context.Background(), *target, wit.Spec, explore.ShrinkOptions{Runs: 150})
 	require.NoError(t, err)
-	return target, least.Spec
+	return &least.Target, least.Spec
 }
 
 // The diagram of each workload's corruption fits a screen or two and has, in this
@@ -95,4 +95,11 @@ func TestStoryWithoutFinding(t *testing.T) {
 	assert.Contains(t, text, "dma write")
 	assert.Contains(t, text, "policy0", "the policy's mark on the page is part of the story")
 	assert.Nil(t, newPlot(nil, 0))
+}
+
+// Minimising ends with the least of the program that still goes wrong.
+func TestShrinkTakesLessOfTheWorkload(t *testing.T) {
+	target, spec := find(t, "forkscrewreverse", workload.LeakToDisk)
+	assert.Equal(t, []explore.Param{{Key: "size", Value: "4096"}}, target.Params, "one page instead of two")
+	assert.Equal(t, string(workload.LeakToDisk), target.Run(spec.Strategy(), nil).Verdict)
 }

@@ -25,6 +25,13 @@ func Target(w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.
 		}
 		return observe(out)
 	}
+	t.Smaller = func() []explore.Target {
+		var less []explore.Target
+		for _, v := range w.Smaller(v) {
+			less = append(less, *Target(w, v, p, hosts))
+		}
+		return less
+	}
 	return t
 }
 
