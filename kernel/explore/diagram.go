@@ -193,6 +193,9 @@ func (d *drawing) draw() string {
 			if names[l] != "" {
 				title += "  " + names[l]
 			}
+			if d.irqs(l) {
+				title += "  | <IRQ>"
+			}
 		}
 		fmt.Fprintf(&head, "%-*s", width, clip(title, width-2))
 		fmt.Fprintf(&rule, "%-*s", width, strings.Repeat("-", width-2))
@@ -245,6 +248,17 @@ func (d *drawing) draw() string {
 		out.WriteString("(the run was longer than what was kept)\n")
 	}
 	return out.String()
+}
+
+// irqs reports whether a lane has steps of interrupt handlers.
+func (d *drawing) irqs(lane int) bool {
+	for i := range d.blocks {
+		b := &d.blocks[i]
+		if b.lane == lane && slices.ContainsFunc(b.rows, func(r row) bool { return r.first.IRQ }) {
+			return true
+		}
+	}
+	return false
 }
 
 // taskNames lists the tasks of each lane, and says where there is more than one.
