@@ -62,6 +62,11 @@ func TestBundle(t *testing.T) {
 	assert.Equal(t, []string{"README.txt", "token.txt", "schedule.switches", "steps.txt", "scenario.txt", "diagram.txt",
 		"viewer.html", "story.json", "trace.json", "trace.txt"}, names)
 
+	state := regexp.MustCompile(`state [0-9a-f]+`).FindString(stdout.String())
+	e, stdout, stderr = newEnv()
+	require.Equal(t, exitOK, run(e, []string{"replay", file, "-diagram=false"}), stderr.String())
+	assert.Contains(t, stdout.String(), state, "it is the same run")
+
 	changed := filepath.Join(dir, "b.zip")
 	rezip(t, file, changed, func(name string, data []byte) []byte {
 		if name == bundleSteps {

@@ -90,7 +90,7 @@ func shrinkTarget(ctx context.Context, s *Shrunk, o ShrinkOptions) *Shrunk {
 			}
 			s.Runs += int(rep.Schedules)
 			w := rep.Witness(s.Observation.Verdict)
-			if w == nil || !o.Same(w.Observation) {
+			if w == nil {
 				continue
 			}
 			spec = w.Spec

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/kernel/sched"
 )
 
 func TestShrinkLeavesTheFewestSwitches(t *testing.T) {
@@ -72,6 +73,23 @@ func TestShrinkTakesTheLeastProgram(t *testing.T) {
 	require.NoError(t, err)
 	assert.Zero(t, s.Smaller)
 	assert.Equal(t, fixed.Params, s.Target.Params)
+	harder := y.read(false) // goes wrong without any switch
+	harder.Smaller = func() []explore.Target {
+		c := y.counter(1, 2, false)
+		inner := c.Run
+		c.Run = func(s sched.Strategy, o sched.Observer) explore.Observation {
+			obs := inner(s, o)
+			if obs.Verdict == "lost-update" {
+				obs.Verdict = "lost-read"
+			}
+			return obs
+		}
+		return []explore.Target{c}
+	}
+	s, err = explore.Shrink(context.Background(), harder, found(t, harder, "lost-read").Spec, explore.ShrinkOptions{Runs: 600})
+	require.NoError(t, err)
+	assert.Zero(t, s.Smaller, "one switch is more than none")
+	assert.Equal(t, "read", s.Token.Target)
 }
 
 // shrinkable is a counter that knows how to count less.

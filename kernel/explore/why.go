@@ -50,11 +50,12 @@ type NearMiss struct {
 	// Missing is the first critical step of the witness that Near does not make; nil if
 	// it makes all.
 	Missing *Step
-	// Closed is the operation of the policy in Near that made the difference: the
-	// first to read what another task had written, or to wait, before the task's path
-	// leaves that of the witness. Nil if the policy's methods do not appear.
+	// Closed is the operation of the policy in Near that made the difference: its wait
+	// for a lock, or the first of its reads between the last step that a task makes in
+	// both runs and the one at which its path leaves that of the witness. Nil if no
+	// method of the policy is seen there.
 	Closed *Step
-	// Wrote is the step that wrote what Closed read, if another task did in the run.
+	// Wrote is the step that last wrote what Closed read, or that took the lock.
 	Wrote *Step
 	// Instead is what the task did then, and Path what it did in the witness; nil if it
 	// did nothing more that is shown.
@@ -269,7 +270,7 @@ func (n *NearMiss) findCloser() {
 	// that is first in the witness: others follow from it.
 	first := 0
 	for _, task := range tasksOf(n.Near) {
-		closed, instead, path, at := part(taskSteps(n.Witness, task), taskSteps(n.Near, task), n.foreign)
+		closed, instead, path, at := part(taskSteps(n.Witness, task), taskSteps(n.Near, task))
 		if closed != nil && (n.Closed == nil || at < first) {
 			n.Closed, n.Instead, n.Path, first = closed, instead, path, at
 		}
@@ -321,12 +322,6 @@ func (n *NearMiss) writer(s *Step) *Step {
 	return nil
 }
 
-// foreign reports whether s reads what another task or a device has written.
-func (n *NearMiss) foreign(s *Step) bool {
-	w := n.writer(s)
-	return w != nil && (w.TaskID != s.TaskID || w.CPU == DeviceLane)
-}
-
 // tasksOf lists the names of the tasks with shown steps.
 func tasksOf(s *Story) []string {
 	var names []string
@@ -366,7 +361,7 @@ func taskSteps(s *Story, task string) []pathStep {
 // decided, the task's first step on its new way, and the witness' at that place, nil if
 // there is none. at is where that is in the witness: the number of that step, or of
 // the last one that both make.
-func part(want, got []pathStep, foreign func(*Step) bool) (closed, instead, path *Step, at int) {
+func part(want, got []pathStep) (closed, instead, path *Step, at int) {
 	var hooks []*Step // the policy's own since the last common step
 	w := 0
 	for _, g := range got {
@@ -391,28 +386,18 @@ func part(want, got []pathStep, foreign func(*Step) bool) (closed, instead, path
 	if w < len(want) {
 		path, at = want[w].step, want[w].step.N
 	}
-	return decision(hooks, foreign), instead, path, at
+	return decision(hooks), instead, path, at
 }
 
-// decision is the step among the policy's that read what another task had written, or
-// the first that read anything, or the first.
-func decision(hooks []*Step, foreign func(*Step) bool) *Step {
-	var first *Step
+// decision is the first of the policy's steps that reads without writing, or else the first.
+// Bytes that it copies decide nothing.
+func decision(hooks []*Step) *Step {
 	for _, s := range hooks {
-		if s.OpID == x86.OpStore || s.OpID == x86.OpCopyWrite || s.OpID == x86.OpCopyRead {
-			continue
-		}
-		if foreign(s) && !s.OpID.Writes() {
+		if !s.OpID.Writes() && s.ObjID.Class() != x86.ClassFrame {
 			return s
 		}
-		if first == nil && !s.OpID.Writes() {
-			first = s
-		}
 	}
-	if first == nil {
-		return hooks[0]
-	}
-	return first
+	return hooks[0]
 }
 
 // Write explains the near miss in words.
