@@ -55,7 +55,8 @@ type NearMiss struct {
 	// both runs and the one at which its path leaves that of the witness. Nil if no
 	// method of the policy is seen there.
 	Closed *Step
-	// Wrote is the step that last wrote what Closed read, or that took the lock.
+	// Wrote is the step that last wrote what Closed read, the policy's own before others,
+	// or the one that took the lock.
 	Wrote *Step
 	// Instead is what the task did then, and Path what it did in the witness; nil if it
 	// did nothing more that is shown.
@@ -311,15 +312,23 @@ func (n *NearMiss) released(s *Step, end int) bool {
 	return false
 }
 
-// writer returns the step that last wrote the object of s before, nil if none did.
+// writer returns the step that last wrote the object of s before: the last one of the
+// policy if it ever did, for it is its own marks that a policy looks for; nil if nobody did.
 func (n *NearMiss) writer(s *Step) *Step {
+	var last *Step
 	for i := s.N - 2; i >= 0; i-- {
 		w := &n.Near.Steps[i]
-		if w.ObjID == s.ObjID && w.OpID.Writes() && (w.Before != w.After || w.After == "") {
+		if w.ObjID != s.ObjID || !w.OpID.Writes() || w.Before == w.After && w.After != "" {
+			continue
+		}
+		if w.Hook != "" {
 			return w
 		}
+		if last == nil {
+			last = w
+		}
 	}
-	return nil
+	return last
 }
 
 // tasksOf lists the names of the tasks with shown steps.
@@ -436,7 +445,11 @@ func (n *NearMiss) Write(w io.Writer) {
 		case n.Wrote != nil && n.Closed.Waits:
 			fmt.Fprintf(w, "  The lock is held by:\n    %s\n", n.Wrote.line(n.Near.Policy))
 		case n.Wrote != nil:
-			fmt.Fprintf(w, "  What it found there had been written by:\n    %s\n", n.Wrote.line(n.Near.Policy))
+			who := ""
+			if n.Wrote.Hook != "" {
+				who = " by the policy"
+			}
+			fmt.Fprintf(w, "  What it found there had last been written%s at:\n    %s\n", who, n.Wrote.line(n.Near.Policy))
 		}
 		if n.Instead != nil || n.Path != nil {
 			fmt.Fprintf(w, "  After which the ways part:\n")
