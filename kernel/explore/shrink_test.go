@@ -52,8 +52,8 @@ func TestShrinkLeavesTheFewestSwitches(t *testing.T) {
 // switches; the token names that one.
 func TestShrinkTakesTheLeastProgram(t *testing.T) {
 	y := newToys()
-	target := y.shrinkable(6, 5)
-	for seed := range uint64(4) {
+	target := y.shrinkable(4, 3)
+	for seed := range uint64(2) {
 		r := search(t, target, explore.Options{Schedules: 2000, Seed: seed, StopAtFirst: true})
 		s, err := explore.Shrink(context.Background(), target, r.Witness("lost-update").Spec, explore.ShrinkOptions{})
 		require.NoError(t, err)
@@ -68,7 +68,7 @@ func TestShrinkTakesTheLeastProgram(t *testing.T) {
 	}
 	// What does not show it is not taken, and neither is what needs more switches.
 	fixed := target
-	fixed.Smaller = func() []explore.Target { return []explore.Target{y.counter(6, 5, true)} }
+	fixed.Smaller = func() []explore.Target { return []explore.Target{y.counter(4, 3, true)} }
 	s, err := explore.Shrink(context.Background(), fixed, found(t, fixed, "lost-update").Spec, explore.ShrinkOptions{Runs: 600})
 	require.NoError(t, err)
 	assert.Zero(t, s.Smaller)

