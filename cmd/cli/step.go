@@ -44,16 +44,27 @@ piped in.`,
 	}
 	p := explore.NewStepper(story.Story)
 	lines := bufio.NewScanner(e.stdin)
-	for {
+	more, ask := make(chan bool), make(chan struct{})
+	go func() { // so that an interrupt ends the wait for a line; the process then ends
+		for range ask {
+			more <- lines.Scan()
+		}
+	}()
+	defer close(ask)
+	for quit := false; !quit; {
 		if e.ttyIn {
 			fmt.Fprintf(e.stdout, "step %d (help) ", p.At())
 		}
-		if !lines.Scan() || p.Do(e.stdout, lines.Text()) {
-			break
+		ask <- struct{}{}
+		select {
+		case ok := <-more:
+			if !ok && e.ttyIn {
+				fmt.Fprintln(e.stdout) // the prompt's line
+			}
+			quit = !ok || p.Do(e.stdout, lines.Text())
+		case <-e.ctx.Done():
+			return e.ctx.Err()
 		}
-	}
-	if e.ttyIn {
-		fmt.Fprintln(e.stdout)
 	}
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("standard input: %w", err)
