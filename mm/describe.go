@@ -2,6 +2,7 @@ package mm
 
 import (
 	"fmt"
+	"reflect"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
@@ -74,7 +75,31 @@ func (s *System) DescribeObj(o x86.ObjID) string {
 	return ""
 }
 
-// describePTE is an entry as diagrams show it: the page, and RO or RW.
+// BytesOf returns the memory that an object is, and its offset within its page; nil for
+// objects that are no memory. The machine must be at a step.
+func (s *System) BytesOf(o x86.ObjID) ([]byte, uint64) {
+	pfn := x86.PFN(o.ID() >> 3)
+	if o.Class() != x86.ClassFrame || !s.Mem.Valid(pfn) {
+		return nil, 0
+	}
+	at := (o.ID() & 7) * x86.SectorSize
+	return s.Mem.Bytes(pfn)[at : at+x86.SectorSize], at
+}
+
+// HookName returns what a Go function is called if it is a policy's method that the core
+// calls, "" otherwise: "PGGUP.ForkPTE". The methods of Stock are 2.6.29 itself and are none.
+func HookName(pkg, typ, fn string) string {
+	if pkg == "mm" || typ == "" {
+		return ""
+	}
+	if _, ok := reflect.TypeFor[Policy]().MethodByName(fn); !ok {
+		return ""
+	}
+	return typ + "." + fn
+}
+
+// describePTE is an entry as diagrams show it: the page, RO or RW, and A and D where it
+// was accessed and written through.
 func describePTE(e x86.PTE) string {
 	switch {
 	case e.None():
@@ -85,6 +110,15 @@ func describePTE(e x86.PTE) string {
 	mode := "RO"
 	if e.Write() {
 		mode = "RW"
+	}
+	if e.Young() || e.Dirty() {
+		mode += " "
+	}
+	if e.Young() {
+		mode += "A"
+	}
+	if e.Dirty() {
+		mode += "D"
 	}
 	return fmt.Sprintf("page %d %s", e.PFN(), mode)
 }

@@ -28,9 +28,11 @@ const (
 type env struct {
 	ctx      context.Context
 	policies []mm.Policy
+	stdin    io.Reader
 	stdout   io.Writer
 	stderr   io.Writer
 	tty      bool // stderr is a terminal: progress may be shown
+	ttyIn    bool // stdin is a terminal: commands get a prompt
 }
 
 // verb is one of the command's verbs.
@@ -47,7 +49,9 @@ func verbs() []verb {
 		{"litmus", "FILE|NAME... [flags]", "run scenario files, and print the states they end in as litmus tests do", runLitmus},
 		{"list", "", "list the policies and the workloads", runList},
 		{"explain", "NAME", "explain a policy, a workload, a scenario or a verdict", runExplain},
-		{"replay", "TOKEN [flags]", "replay a schedule exactly, and draw it", runReplay},
+		{"replay", "TOKEN|FILE [flags]", "replay a schedule exactly, and draw it", runReplay},
+		{"why", "WORKLOAD -policy P", "say why a workload is safe under a policy: the nearest miss, and what closed it", runWhy},
+		{"step", "TOKEN|FILE", "step through a schedule in a terminal, and look at the memory at each step", runStep},
 		{"claims", "[flags] [ID...]", "settle the disputes of the thread by experiment", runClaims},
 		{"speed", "[flags]", "measure the host kernel, the memory system and the emulator side by side", runSpeed},
 		{"version", "", "print the version", runVersion},
@@ -69,11 +73,16 @@ func Main(policies []mm.Policy) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	context.AfterFunc(ctx, stop) // whoever interrupts twice does not want to wait
-	tty := false
-	if st, err := os.Stderr.Stat(); err == nil {
-		tty = st.Mode()&os.ModeCharDevice != 0
-	}
-	return run(&env{ctx: ctx, policies: policies, stdout: os.Stdout, stderr: os.Stderr, tty: tty}, os.Args[1:])
+	return run(&env{
+		ctx: ctx, policies: policies, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		tty: terminal(os.Stderr), ttyIn: terminal(os.Stdin),
+	}, os.Args[1:])
+}
+
+// terminal reports whether a file is a terminal, or at least a device like one.
+func terminal(f *os.File) bool {
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice != 0
 }
 
 // run dispatches to a verb and turns its error into an exit code.

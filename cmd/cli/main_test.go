@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 //	fields PATH NAME...   the JSON objects at PATH in stdout have exactly these fields
 //	json FILE             the file holds JSON (stdout counts as a file)
 //	lines MIN MAX         stdout has so many lines
+//	replace OLD NEW FILE  puts NEW where OLD is in the file
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
@@ -57,6 +58,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": scriptStatus, "token": scriptToken, "grep-token": scriptGrepToken, "fields": scriptFields, "json": scriptJSON, "lines": scriptLines,
+			"replace": scriptReplace,
 		},
 	})
 }
@@ -155,6 +157,18 @@ func scriptFields(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+func scriptReplace(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: replace OLD NEW FILE")
+	}
+	file := ts.MkAbs(args[2])
+	text := ts.ReadFile(args[2])
+	if !strings.Contains(text, args[0]) {
+		ts.Fatalf("%s does not hold %q", args[2], args[0])
+	}
+	ts.Check(os.WriteFile(file, []byte(strings.ReplaceAll(text, args[0], args[1])), 0o666))
+}
+
 func scriptLines(ts *testscript.TestScript, _ bool, args []string) {
 	least, err := strconv.Atoi(args[0])
 	ts.Check(err)
@@ -230,7 +244,7 @@ func token(t *testing.T) string {
 // newEnv is a command without a process of its own.
 func newEnv() (e *env, stdout, stderr *bytes.Buffer) {
 	stdout, stderr = &bytes.Buffer{}, &bytes.Buffer{}
-	return &env{ctx: context.Background(), policies: policy.All(), stdout: stdout, stderr: stderr}, stdout, stderr
+	return &env{ctx: context.Background(), policies: policy.All(), stdin: strings.NewReader(""), stdout: stdout, stderr: stderr}, stdout, stderr
 }
 
 // The progress line is rewritten in place, never wider than a terminal, and gone at the end.

@@ -2,36 +2,50 @@ package cli
 
 import (
 	"fmt"
-	"slices"
+	"io"
+	"os"
 	"strings"
 
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
-	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/tests/matrix"
-	"github.com/cowlab/cowlab/tests/scenarios"
 	"github.com/cowlab/cowlab/tests/workload"
 )
 
 func runReplay(e *env, args []string) error {
-	fs := newFlags(e, "replay", "TOKEN [flags]", `Replay a schedule exactly: print the verdict, the evidence and the interleaving.
+	fs := newFlags(e, "replay", "TOKEN|FILE [flags]", `Replay a schedule exactly: print the verdict, the evidence and the interleaving.
 
-The diagram has a column for each processor and one for devices, and follows the page
-whose contents went two ways. A '*' marks where a processor was left although it could
-have gone on.`)
-	minimise := fs.Bool("min", false, "first minimise the schedule to its fewest context switches, and print the new token")
+What is replayed is a token, a file of switches (-switches), or a bundle (-bundle). A file
+of switches is followed in a program that has changed, too: its switches are looked for by
+what happens there. A bundle is first compared step by step, and the first step that is
+another one is shown with both sides.
+
+The diagram has a column for each processor and one for devices, a bar for interrupts, and
+follows the page whose contents went two ways. A '*' marks where a processor was left
+although it could have gone on.`,
+		"cowlab replay TOKEN -min                    the fewest context switches that do it",
+		"cowlab replay TOKEN -html race.html         to look at in a browser",
+		"cowlab replay TOKEN -bundle failure.zip     everything about it in one file",
+		"cowlab replay TOKEN -upto 300 -continue random/7")
+	minimise := fs.Bool("min", false, "first minimise the schedule to its fewest context switches, then the program to the least that shows it, and print the new token")
 	draw := fs.Bool("diagram", true, "draw the interleaving")
 	all := fs.Bool("all", false, "draw every step, not only those on the page that went wrong")
 	width := fs.Int("width", 0, "columns of the diagram; 0 means 44 for each lane")
-	asJSON := fs.Bool("json", false, "print the whole run as one JSON object instead: its verdict and every step, those drawn marked \"shown\"")
+	asJSON := fs.Bool("json", false, "print the whole run as one JSON object instead: its verdict, every step, those drawn marked \"shown\", and the state at each")
 	times := fs.Int("times", 1, "replay so often and compare the final states; exit 1 if they differ")
 	tracePath := fs.String("trace", "", "write a trace for Perfetto (Chrome JSON) to `file`")
+	htmlPath := fs.String("html", "", "write one self-contained HTML page with a slider over the steps to `file`")
+	bundlePath := fs.String("bundle", "", "write everything about the run (token, switches, steps, diagram, HTML, traces) to one zip `file`")
+	switchPath := fs.String("switches", "", "write the context switches, as places that can be found again, to `file`")
+	goOn := fs.String("continue", "", "leave the schedule behind its last switch and go on by `strategy`: default, random/SEED, pct/SEED")
+	upto := fs.Uint64("upto", 0, "with -continue: leave the token's schedule after so many `decisions`")
 	pos, err := parse(fs, args, 1)
 	if err != nil {
 		return err
 	}
 	if len(pos) == 0 {
-		return usagef("replay wants a token, as matrix and litmus print them")
+		return usagef("replay wants a token, as matrix and litmus print them, or a file of switches, or a bundle")
 	}
 	if *times < 1 {
 		return usagef("-times is %d, must be at least 1", *times)
@@ -39,39 +53,58 @@ have gone on.`)
 	if *width < 0 {
 		return usagef("-width is %d, must not be negative", *width)
 	}
-	tok, err := explore.ParseToken(pos[0])
-	if err != nil {
-		return usagef("%v", err)
-	}
-	hosts := kernel.NewHosts()
-	defer hosts.Close()
-	named, err := e.resolve(tok, hosts)
+	s, err := e.openSchedule(pos[0], *goOn, *upto)
 	if err != nil {
 		return err
 	}
-	target := named.target
-	var note string
+	defer s.close()
 	if *minimise {
-		if tok, note, err = e.minimise(target, tok); err != nil {
+		if err := e.minimise(s); err != nil {
 			return err
 		}
 	}
-	first, err := e.repeat(target, tok, *times)
+	first, err := e.repeat(s.target, s.tok, *times)
 	if err != nil {
 		return err
 	}
-	if *tracePath != "" {
-		if err := traceSchedule(named, tok.Spec, *tracePath); err != nil {
+	story := matrix.Tell(s.target, s.tok.Spec)
+	var written []string
+	for _, out := range []struct {
+		flag, path, what string
+		write            func(w io.Writer) error
+	}{
+		{"-html", *htmlPath, "HTML written to %s (open it in a browser)", func(w io.Writer) error {
+			return story.HTML(w, explore.DiagramOptions{NoHead: true, Width: *width})
+		}},
+		{"-trace", *tracePath, "trace written to %s (open it at ui.perfetto.dev)", func(w io.Writer) error {
+			return s.events(func(m *kernel.Machine) error { return trace.WritePerfetto(w, m.Trace().Events(), m.View()) })
+		}},
+		{"-switches", *switchPath, "switches written to %s (cowlab replay finds them again)", func(w io.Writer) error {
+			return s.switchFile(first.Verdict).Write(w)
+		}},
+		{"-bundle", *bundlePath, "everything written to %s", func(w io.Writer) error { return writeBundle(w, s, story) }},
+	} {
+		if out.path == "" {
+			continue
+		}
+		if err := writeFile(out.flag, out.path, out.write); err != nil {
 			return err
 		}
+		written = append(written, fmt.Sprintf(out.what, out.path))
 	}
 	if *asJSON {
-		return matrix.Tell(target, tok.Spec).JSON(e.stdout)
+		if err := story.JSON(e.stdout); err != nil {
+			return err
+		}
+		return s.differs
 	}
-	if note != "" {
-		fmt.Fprintf(e.stdout, "%s\n\n", note)
+	for _, n := range s.notes {
+		fmt.Fprintf(e.stdout, "%s\n", n)
 	}
-	fmt.Fprintf(e.stdout, "%s under %s: %s\n", named.title, target.Policy, first.Verdict)
+	if len(s.notes) > 0 {
+		fmt.Fprintln(e.stdout)
+	}
+	fmt.Fprintf(e.stdout, "%s under %s: %s\n", s.title, s.policy.Name(), first.Verdict)
 	if first.Detail != "" {
 		fmt.Fprintf(e.stdout, "  %s\n", indented(first.Detail, "  "))
 	}
@@ -81,7 +114,6 @@ have gone on.`)
 	}
 	fmt.Fprintln(e.stdout)
 	if *draw {
-		story := matrix.Tell(target, tok.Spec)
 		o := explore.DiagramOptions{NoHead: true, Width: *width}
 		if *all {
 			o.Show, o.MaxRows = func(*explore.Step) bool { return true }, 1<<30
@@ -91,28 +123,33 @@ have gone on.`)
 		}
 		fmt.Fprintf(e.stdout, "\n%s", story.Diagram(o))
 	}
-	if *tracePath != "" {
-		fmt.Fprintf(e.stdout, "\ntrace written to %s (open it at ui.perfetto.dev)\n", *tracePath)
+	if len(written) > 0 {
+		fmt.Fprintf(e.stdout, "\n%s\n", strings.Join(written, "\n"))
 	}
-	return nil
+	return s.differs
 }
 
-// minimise looks for an easier schedule with the same verdict.
-func (e *env) minimise(target *explore.Target, tok explore.Token) (explore.Token, string, error) {
+// minimise makes the schedule an easier one with the same verdict, of a program that has
+// less to do if that is enough.
+func (e *env) minimise(s *schedule) error {
 	bar := newProgress(e)
 	bar.show("minimising", 0)
-	least, err := explore.Shrink(e.ctx, *target, tok.Spec, explore.ShrinkOptions{})
+	least, err := explore.Shrink(e.ctx, *s.target, s.tok.Spec, explore.ShrinkOptions{})
 	bar.clear()
 	if err != nil {
-		return tok, "", err
+		return err
 	}
-	tok = target.Token(least.Spec)
+	s.tok = least.Token
+	if s.named, err = e.resolve(s.tok, s.hosts); err != nil {
+		return err
+	}
 	how := "complete"
 	if !least.Complete {
 		how = "cut short"
 	}
-	return tok, fmt.Sprintf("minimised from %d context switches to %d in %d runs (%s): %s",
-		least.Before.Departures, least.After.Departures, least.Runs, how, tok), e.ctx.Err()
+	s.notes = append(s.notes, fmt.Sprintf("minimised from %d context switches to %d in %d runs (%s): %s",
+		least.Before.Departures, least.After.Departures, least.Runs, how, s.tok))
+	return e.ctx.Err()
 }
 
 // repeat runs the schedule so often and compares how it ends.
@@ -133,76 +170,6 @@ func (e *env) repeat(target *explore.Target, tok explore.Token, times int) (expl
 	return first, nil
 }
 
-// named is what a token names, ready to be run.
-type named struct {
-	target *explore.Target
-	title  string
-	// traced runs it once with events recorded; done gets the machine at rest.
-	traced func(s sched.Strategy, done func(*kernel.Machine)) error
-}
-
-// resolve looks up what a token names: a workload, a scenario or a scenario's file.
-func (e *env) resolve(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
-	w := workload.Lookup(tok.Target)
-	if w == nil {
-		if strings.HasPrefix(tok.Target, "Test") {
-			return nil, usagef("the token names a Go test; run it in the test's package:\n  COWLAB_SCHEDULE=%s go test -run '^%s$' .", tok, tok.Target)
-		}
-		return e.resolveScenario(tok, hosts)
-	}
-	p, err := e.findPolicy(tok.Policy)
-	if err != nil {
-		return nil, usagef("token: %v", err)
-	}
-	text := ""
-	for i, prm := range tok.Params {
-		if i > 0 {
-			text += ","
-		}
-		text += prm.Key + "=" + prm.Value
-	}
-	v, err := w.Parse(text, true)
-	if err != nil {
-		return nil, usagef("token: %v", err)
-	}
-	return &named{
-		target: matrix.Target(w, v, p, hosts), title: title(w, v),
-		traced: func(s sched.Strategy, done func(*kernel.Machine)) error {
-			_, err := workload.Execute(w, workload.Options{
-				Policy: p, Values: v, Small: true, Regime: sched.Free, Strategy: s, Events: true, Hosts: hosts, Done: done,
-			})
-			return err
-		},
-	}, nil
-}
-
-// resolveScenario looks up a scenario that a token names.
-func (e *env) resolveScenario(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
-	file := strings.HasSuffix(tok.Target, scenarios.Suffix)
-	if !file && !slices.Contains(scenarios.Names(), tok.Target) {
-		_, err := findWorkload(tok.Target)
-		return nil, usagef("token: %v", err)
-	}
-	sc, err := findScenario(tok.Target)
-	if err != nil {
-		return nil, usagef("token: %v", err)
-	}
-	p, err := e.findPolicy(tok.Policy)
-	if err == nil {
-		err = sc.CheckToken(tok)
-	}
-	if err != nil {
-		return nil, usagef("token: %v", err)
-	}
-	return &named{
-		target: sc.Target(p, hosts), title: tok.Target,
-		traced: func(s sched.Strategy, done func(*kernel.Machine)) error {
-			sc.RunTraced(p, hosts, s, done)
-			return nil
-		},
-	}, nil
-}
-
 // title is a workload with the parameters that differ from the small form's.
 func title(w *workload.Workload, v workload.Values) string {
 	return strings.TrimSpace(w.Name + " " + w.Format(v, true))
@@ -213,11 +180,18 @@ func indented(text, by string) string {
 	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+by)
 }
 
-// traceSchedule runs the schedule once more and records its events.
-func traceSchedule(n *named, s explore.Spec, path string) error {
-	t, err := newTrace(path)
+// writeFile writes a file for a flag, whose name errors begin with.
+func writeFile(flag, path string, write func(w io.Writer) error) error {
+	f, err := os.Create(path)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", flag, err)
 	}
-	return t.close(n.traced(s.Strategy(), t.write))
+	err = write(f)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", flag, err)
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package explore
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -23,7 +24,8 @@ type DiagramOptions struct {
 
 // Diagram draws the story as kernel people draw a race in mail: a column for
 // each CPU and one for devices, time going down, under the name of each
-// function the steps it makes, and what each changed.
+// function the steps it makes, and what each changed. A bar in a CPU's column is the
+// lane of its interrupts.
 //
 // The numbers at the left are those of the steps; a '*' marks where a CPU was
 // left although it could have gone on, which is to say: the race.
@@ -46,8 +48,9 @@ func (s *Story) Diagram(o DiagramOptions) string {
 // row is a step or several that are drawn as one.
 type row struct {
 	first, last *Step
-	count       int // steps
-	more        int // steps left out, instead of a step
+	count       int         // steps
+	bytes       *ByteChange // what they changed, together
+	more        int         // steps left out, instead of a step
 }
 
 // block is a stretch of one lane that nobody interrupts.
@@ -104,6 +107,7 @@ func (b *block) add(s *Step) {
 		if r.last.OpID == s.OpID && sameFrame && !s.Resumes {
 			r.last = s
 			r.count++
+			r.bytes = r.bytes.and(s.Bytes)
 			return
 		}
 		if i == len(b.rows)-1 && r.last.OpID == s.OpID && r.last.ObjID == s.ObjID && !s.Resumes && !r.last.Waits {
@@ -115,7 +119,7 @@ func (b *block) add(s *Step) {
 			break
 		}
 	}
-	b.rows = append(b.rows, row{first: s, last: s, count: 1})
+	b.rows = append(b.rows, row{first: s, last: s, count: 1, bytes: s.Bytes})
 }
 
 // elide leaves out the middles of long blocks until the rows are few enough.
@@ -189,6 +193,9 @@ func (d *drawing) draw() string {
 			if names[l] != "" {
 				title += "  " + names[l]
 			}
+			if d.irqs(l) {
+				title += "  | <IRQ>"
+			}
 		}
 		fmt.Fprintf(&head, "%-*s", width, clip(title, width-2))
 		fmt.Fprintf(&rule, "%-*s", width, strings.Repeat("-", width-2))
@@ -212,13 +219,13 @@ func (d *drawing) draw() string {
 				put("", b.lane, fmt.Sprintf("[%s]", s.Task))
 				fn[b.lane] = ""
 			}
-			name := s.Func
+			name, bar := s.Func, ""
 			if s.IRQ {
-				name = "<IRQ> " + name
+				name, bar = "<IRQ> "+name, "| "
 			}
 			if rows++; fn[b.lane] != name || rows-at[b.lane] > farApart {
 				fn[b.lane] = name
-				put("", b.lane, clip(name+":", width-1))
+				put("", b.lane, clip(bar+name+":", width-1))
 			}
 			at[b.lane] = rows
 			left := fmt.Sprintf("%4d%s", s.N, star)
@@ -227,8 +234,8 @@ func (d *drawing) draw() string {
 				left, text = "", fmt.Sprintf("... %d more", r.more)
 			}
 			star = ""
-			for _, line := range wrap(text, width-3) {
-				put(left, b.lane, " "+line)
+			for _, line := range wrap(text, width-3-len(bar)) {
+				put(left, b.lane, bar+" "+line)
 				left = ""
 			}
 		}
@@ -241,6 +248,17 @@ func (d *drawing) draw() string {
 		out.WriteString("(the run was longer than what was kept)\n")
 	}
 	return out.String()
+}
+
+// irqs reports whether a lane has steps of interrupt handlers.
+func (d *drawing) irqs(lane int) bool {
+	for i := range d.blocks {
+		b := &d.blocks[i]
+		if b.lane == lane && slices.ContainsFunc(b.rows, func(r row) bool { return r.first.IRQ }) {
+			return true
+		}
+	}
+	return false
 }
 
 // taskNames lists the tasks of each lane, and says where there is more than one.
@@ -292,6 +310,9 @@ func (r *row) words() string {
 		text += ": waits"
 	}
 	before, after := s.Before, r.last.After
+	if b := r.bytes; b != nil {
+		return text + ": " + b.String()
+	}
 	switch {
 	case after == "" || r.last.ObjID != s.ObjID:
 	case before == after && s.OpID.Writes():
@@ -300,10 +321,39 @@ func (r *row) words() string {
 		text += ": " + after
 	case before == "":
 		text += ": " + after
+	case strings.Contains(before+after, "|"):
+		text += ":" + changedFlags(before, after)
 	default:
-		text += ": " + before + " -> " + after
+		text += ": " + before + " -> " + changedPart(before, after)
 	}
 	return text
+}
+
+// changedFlags lists what came to a list of flags and what went: " +locked -dirty".
+func changedFlags(before, after string) string {
+	b, a := strings.Split(before, "|"), strings.Split(after, "|")
+	text := ""
+	for _, f := range a {
+		if !slices.Contains(b, f) {
+			text += " +" + f
+		}
+	}
+	for _, f := range b {
+		if !slices.Contains(a, f) {
+			text += " -" + f
+		}
+	}
+	return text
+}
+
+// changedPart is a description without the noun and number that it has in common with
+// the one before: "page 5 RW AD -> RO AD".
+func changedPart(before, after string) string {
+	b, a := strings.Fields(before), strings.Fields(after)
+	if len(a) > 2 && len(b) > 2 && a[0] == b[0] && a[1] == b[1] {
+		return strings.Join(a[2:], " ")
+	}
+	return after
 }
 
 func clip(s string, n int) string {

@@ -30,6 +30,17 @@
 // A target whose set-up is not part of what is searched wraps the strategy in
 // a [Gate] and opens it when the race begins.
 //
+// # Showing
+//
+// [Capture] keeps every step of a run and, if it is told how to look, the state between
+// any two: a [Story]. The state is plain text in tables ([Panel]), which whoever knows the
+// machine fills in through a [Sink]; a story holds what each step changed. From it are made
+// the diagram for mail ([Story.Diagram]), one HTML page with a slider ([Story.HTML]), JSON
+// ([Story.JSON]) and a stepper for terminals ([Stepper]). Searches capture nothing.
+//
+// [Why] compares two stories: a schedule that goes wrong in one program, and the same
+// switches in one that is safe.
+//
 // # Strategies
 //
 //	r  random     every enabled actor is equally likely at every point
@@ -56,7 +67,9 @@
 // names strategy, parameters and seed, so it repeats as long as the program
 // passes the same schedule points. A [Recording] knows the operation and object
 // of each step, and a [Replayer] notices the first step at which the program is no
-// longer the one that was recorded. Only rates depend on the host's clock, which
+// longer the one that was recorded. A [SwitchFile] names switches by what happens there
+// instead of by their places, and [Follow] finds them again in a program that has changed.
+// Only rates depend on the host's clock, which
 // the caller passes in.
 //
 // # Growing

@@ -20,6 +20,10 @@ type ShrinkOptions struct {
 
 // Shrunk is a minimised schedule.
 type Shrunk struct {
+	// Target is what was minimised: the one given, or one that does less.
+	Target Target
+	// Smaller counts how often the target was replaced by one that does less.
+	Smaller int
 	// Spec lists the switches that are left; Token names the run.
 	Spec  Spec
 	Token Token
@@ -35,7 +39,8 @@ type Shrunk struct {
 }
 
 // Shrink looks for the easiest schedule that shows the same finding as spec: the
-// fewest departures from the default rule, then the fewest turns.
+// fewest departures from the default rule, then the fewest turns; and then, if the target
+// has Smaller ones, for the least program that shows it without more departures.
 //
 // It first straightens: in windows of the schedule, long ones before short ones,
 // it lets each actor do all it did there in one go, in every order of a few
@@ -50,6 +55,64 @@ func Shrink(ctx context.Context, t Target, spec Spec, o ShrinkOptions) (*Shrunk,
 	if o.Runs == 0 {
 		o.Runs = 5000
 	}
+	out, err := shrinkSchedule(ctx, t, spec, o)
+	for err == nil && out.Target.Smaller != nil {
+		less := shrinkTarget(ctx, out, o)
+		if less == nil {
+			break
+		}
+		out = less
+	}
+	return out, err
+}
+
+// shrinkTarget returns the finding in a smaller target, nil if none of them shows it with
+// as few departures.
+func shrinkTarget(ctx context.Context, s *Shrunk, o ShrinkOptions) *Shrunk {
+	if o.Same == nil {
+		verdict := s.Observation.Verdict
+		o.Same = func(n Observation) bool { return n.Verdict == verdict }
+	}
+	marks := Marks(s.Target, s.Spec, CaptureOptions{})
+	for _, t := range s.Target.Smaller() {
+		if ctx.Err() != nil || s.Runs >= 2*o.Runs {
+			return nil
+		}
+		// The same switches, where the same things happen; else a small search.
+		f := Follow(t, marks, nil)
+		s.Runs++
+		spec := f.Spec
+		if !o.Same(f.Observation) {
+			rep, err := Search(ctx, t, Options{Schedules: smallerSchedules, Workers: 1, StopAtFirst: true,
+				Bad: func(v string) bool { return v == s.Observation.Verdict }})
+			if err != nil {
+				return nil
+			}
+			s.Runs += int(rep.Schedules)
+			w := rep.Witness(s.Observation.Verdict)
+			if w == nil {
+				continue
+			}
+			spec = w.Spec
+		}
+		least, err := shrinkSchedule(ctx, t, spec, ShrinkOptions{Runs: max(o.Runs/4, 1), Same: o.Same})
+		if err != nil || least.After.Departures > s.After.Departures {
+			continue
+		}
+		least.Before, least.Smaller = s.Before, s.Smaller+1
+		least.Runs += s.Runs
+		least.Complete = least.Complete && s.Complete
+		return least
+	}
+	return nil
+}
+
+// smallerSchedules bounds the search in a smaller target for a finding that its switches
+// no longer show.
+const smallerSchedules = 40
+
+// shrinkSchedule minimises the schedule of a target.
+func shrinkSchedule(ctx context.Context, t Target, spec Spec, o ShrinkOptions) (*Shrunk, error) {
 	s := &shrinker{ctx: ctx, target: &t, left: o.Runs, same: o.Same}
 	obs, rec := s.run(spec.Strategy(), nil)
 	if rec == nil {
@@ -62,7 +125,7 @@ func Shrink(ctx context.Context, t Target, spec Spec, o ShrinkOptions) (*Shrunk,
 		return nil, fmt.Errorf("explore: nothing to minimise: the schedule's verdict is %q", obs.Verdict)
 	}
 	s.obs, s.best, s.cost = obs, rec, rec.Cost()
-	out := &Shrunk{Before: s.cost}
+	out := &Shrunk{Target: t, Before: s.cost}
 	s.try(&script{})
 	for {
 		before := s.cost

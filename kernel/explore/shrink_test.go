@@ -2,12 +2,14 @@ package explore_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/kernel/sched"
 )
 
 func TestShrinkLeavesTheFewestSwitches(t *testing.T) {
@@ -44,6 +46,67 @@ func TestShrinkLeavesTheFewestSwitches(t *testing.T) {
 			assert.Equal(t, s.Recording.Hash(), rec.Hash())
 		}
 	}
+}
+
+// A target that can do less is made to do the least that shows the finding, with no more
+// switches; the token names that one.
+func TestShrinkTakesTheLeastProgram(t *testing.T) {
+	y := newToys()
+	target := y.shrinkable(4, 3)
+	for seed := range uint64(2) {
+		r := search(t, target, explore.Options{Schedules: 2000, Seed: seed, StopAtFirst: true})
+		s, err := explore.Shrink(context.Background(), target, r.Witness("lost-update").Spec, explore.ShrinkOptions{})
+		require.NoError(t, err)
+		assert.Equal(t, []explore.Param{{Key: "n", Value: "1"}, {Key: "noise", Value: "0"}}, s.Target.Params)
+		assert.Positive(t, s.Smaller)
+		assert.Equal(t, 1, s.After.Departures)
+		assert.Equal(t, s.Target.Params, s.Token.Params)
+		assert.LessOrEqual(t, s.Runs, 10_000)
+		obs, _ := explore.Record(s.Target, s.Token.Spec.Strategy())
+		assert.Equal(t, "lost-update", obs.Verdict)
+		assert.Equal(t, s.Observation.State, obs.State)
+	}
+	// What does not show it is not taken, and neither is what needs more switches.
+	fixed := target
+	fixed.Smaller = func() []explore.Target { return []explore.Target{y.counter(4, 3, true)} }
+	s, err := explore.Shrink(context.Background(), fixed, found(t, fixed, "lost-update").Spec, explore.ShrinkOptions{Runs: 600})
+	require.NoError(t, err)
+	assert.Zero(t, s.Smaller)
+	assert.Equal(t, fixed.Params, s.Target.Params)
+	harder := y.read(false) // goes wrong without any switch
+	harder.Smaller = func() []explore.Target {
+		c := y.counter(1, 2, false)
+		inner := c.Run
+		c.Run = func(s sched.Strategy, o sched.Observer) explore.Observation {
+			obs := inner(s, o)
+			if obs.Verdict == "lost-update" {
+				obs.Verdict = "lost-read"
+			}
+			return obs
+		}
+		return []explore.Target{c}
+	}
+	s, err = explore.Shrink(context.Background(), harder, found(t, harder, "lost-read").Spec, explore.ShrinkOptions{Runs: 600})
+	require.NoError(t, err)
+	assert.Zero(t, s.Smaller, "one switch is more than none")
+	assert.Equal(t, "read", s.Token.Target)
+}
+
+// shrinkable is a counter that knows how to count less.
+func (y *toys) shrinkable(n, noise int) explore.Target {
+	t := y.counter(n, noise, false)
+	t.Params = []explore.Param{{Key: "n", Value: fmt.Sprint(n)}, {Key: "noise", Value: fmt.Sprint(noise)}}
+	t.Smaller = func() []explore.Target {
+		var less []explore.Target
+		if n > 1 {
+			less = append(less, y.shrinkable(n/2, noise), y.shrinkable(n-1, noise))
+		}
+		if noise > 0 {
+			less = append(less, y.shrinkable(n, noise/2))
+		}
+		return less
+	}
+	return t
 }
 
 func TestShrinkWithoutTheSweep(t *testing.T) {

@@ -50,6 +50,11 @@ type Target struct {
 	// gives it a Runner of its own, which may keep its machine from one run to
 	// the next; done disposes of it. Run is then used where one run is wanted.
 	Worker func() (run Runner, done func())
+	// Smaller, if not nil, returns targets that do less and are otherwise the same:
+	// one operation fewer, one round fewer, fewer bytes. Those that leave out the most
+	// come first. Each has a token of its own (Params), and a Smaller of its own if there
+	// is more to leave out. Shrink looks for the least that still shows the finding.
+	Smaller func() []Target
 }
 
 // Param is one parameter of a target.

@@ -14,9 +14,13 @@ import (
 type toys struct {
 	mem   *x86.Host
 	coros *sched.Host
+	waste int // object numbers given away before the program begins
 }
 
-func newToys() *toys { return &toys{x86.NewHost(), &sched.Host{}} }
+func newToys() *toys { return &toys{mem: x86.NewHost(), coros: &sched.Host{}} }
+
+// numbered are toys whose objects have other numbers.
+func (y *toys) numbered(waste int) *toys { return &toys{y.mem, y.coros, waste} }
 
 // run boots a machine, lets setup add tasks to it, runs it, and asks judge for
 // the verdict if the machine ended by itself.
@@ -30,6 +34,9 @@ func (y *toys) run(s sched.Strategy, o sched.Observer, cpus int, setup func(m *s
 		panic(err)
 	}
 	m.SetObserver(o)
+	for range y.waste {
+		m.NewObj(x86.ClassWord)
+	}
 	judge := setup(m)
 	r := m.Run()
 	obs := explore.Observation{Steps: r.Steps, Result: r}

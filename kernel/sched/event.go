@@ -1,6 +1,8 @@
 package sched
 
 import (
+	"cmp"
+	"slices"
 	"sync/atomic"
 
 	"github.com/cowlab/cowlab/arch/x86"
@@ -140,6 +142,18 @@ func (m *Machine) PendingEvents() int {
 	n := len(m.events.heap)
 	m.events.lock.Unlock()
 	return n
+}
+
+// EachEvent calls fn for the outstanding device events and timers in the order in which
+// they were added, which is that of seq: for snapshots of a machine that stands still.
+func (m *Machine) EachEvent(fn func(seq uint64, ev Event)) {
+	m.events.lock.Lock()
+	pending := slices.Clone(m.events.heap)
+	m.events.lock.Unlock()
+	slices.SortFunc(pending, func(a, b pendingEvent) int { return cmp.Compare(a.seq, b.seq) })
+	for _, p := range pending {
+		fn(p.seq, p.ev)
+	}
 }
 
 // Timer wakes a task at a virtual time.

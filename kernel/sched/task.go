@@ -1,8 +1,11 @@
 package sched
 
 import (
+	"cmp"
+	"maps"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 
 	"github.com/cowlab/cowlab/arch/x86"
@@ -125,6 +128,27 @@ func (m *Machine) NewTask(o TaskOptions, fn func(*Task)) *Task {
 	t.co.fn = t.main
 	t.cpuID.Store(int32(o.CPU - 1))
 	return t
+}
+
+// EachTask calls fn for the tasks that have not ended, by number, idle tasks excepted:
+// for snapshots of a machine that stands still.
+func (m *Machine) EachTask(fn func(t *Task)) {
+	m.tasksLock.Lock()
+	tasks := slices.Collect(maps.Values(m.tasks))
+	m.tasksLock.Unlock()
+	slices.SortFunc(tasks, func(a, b *Task) int { return cmp.Compare(a.ID, b.ID) })
+	for _, t := range tasks {
+		fn(t)
+	}
+}
+
+// WaitsFor returns what the task sleeps on, 0 if it does not: for snapshots of a machine
+// that stands still.
+func (t *Task) WaitsFor() x86.ObjID {
+	if t.State() == TaskRunning {
+		return 0
+	}
+	return t.waitObj
 }
 
 // Start makes a new task runnable. by is the starter, nil at boot.

@@ -171,6 +171,23 @@ func (l *Ledger) describe(pfn x86.PFN) string {
 	return s
 }
 
+// Holders lists who holds a page's references, by kind: "map 2, pin 1"; "" if nobody does.
+func (l *Ledger) Holders(p *Page) string {
+	var b strings.Builder
+	l.lock.Lock()
+	h := l.of(l.m.PFN(l.m.Head(p)))
+	for k, n := range h.n {
+		if n != 0 {
+			if b.Len() > 0 {
+				b.WriteString(", ")
+			}
+			fmt.Fprintf(&b, "%v %d", RefKind(k), n)
+		}
+	}
+	l.lock.Unlock()
+	return b.String()
+}
+
 // String lists the holders.
 func (h *holders) String() string {
 	var b strings.Builder

@@ -73,7 +73,9 @@ func (c *c1) directIO(t *sched.Task) {
 		t.Oops("get_user_pages_fast: %d, %v", n, err)
 	}
 	c.ready.Wait(t)
-	c.s.Mem.DMAWrite(c.s.Pages.PFN(pages[0]), 512, []byte{c1Value})
+	pfn := c.s.Pages.PFN(pages[0])
+	t.Point(x86.OpDMAWrite, x86.FrameObj(pfn, 512))
+	c.s.Mem.DMAWrite(pfn, 512, []byte{c1Value})
 	c.s.PutUserPage(t, pages[0], mm.PinPin)
 	if got := c.load(t, c1Addr+512); got != c1Value {
 		c.verdict, c.detail = "lost-read", fmt.Sprintf("want %#x, found %#x", c1Value, got)
@@ -217,11 +219,7 @@ func TestC1Diagram(t *testing.T) {
 	require.NotNil(t, w)
 	min, err := explore.Shrink(context.Background(), target, w.Spec, explore.ShrinkOptions{})
 	require.NoError(t, err)
-	story := explore.Capture(target, min.Spec, explore.CaptureOptions{
-		Describe: func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).DescribeObj(o) },
-		Name:     func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).NameObj(o) },
-		Funcs:    mm.KernelNames(),
-	})
+	story := captureC1(target, min.Spec)
 	got := story.Diagram(explore.DiagramOptions{Show: racing})
 	const golden = "testdata/c1.txt"
 	if *rewrite {
@@ -231,6 +229,18 @@ func TestC1Diagram(t *testing.T) {
 	want, err := os.ReadFile(golden)
 	require.NoError(t, err)
 	assert.Equal(t, string(want), got)
+}
+
+// captureC1 runs the schedule and keeps its steps and the state at each.
+func captureC1(target explore.Target, s explore.Spec) *explore.Story {
+	return explore.Capture(target, s, explore.CaptureOptions{
+		Describe: func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).DescribeObj(o) },
+		Name:     func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).NameObj(o) },
+		Funcs:    mm.KernelNames(),
+		Hook:     mm.HookName,
+		Bytes:    func(m *sched.Machine, o x86.ObjID) ([]byte, uint64) { return mm.OfMachine(m).BytesOf(o) },
+		Snapshot: func(m *sched.Machine, to explore.Sink) { mm.OfMachine(m).Snapshot(to) },
+	})
 }
 
 // racing shows the steps on the page, on its pte and of the interrupt, between
@@ -248,6 +258,8 @@ func racing(s *explore.Step) bool {
 		return s.Shown && (w == x86.PageRef || w == x86.PageFlags)
 	case x86.ClassCPU:
 		return s.Op == x86.OpIPI.String()
+	case x86.ClassFrame:
+		return s.OpID == x86.OpDMAWrite || s.User && s.Shown
 	}
 	return s.Op == x86.OpIPIAck.String() || s.Op == x86.OpFence.String()
 }

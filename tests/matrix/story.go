@@ -2,6 +2,7 @@ package matrix
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -19,23 +20,29 @@ import (
 // where the device then wrote. So one page is chosen, the one whose contents went two
 // ways, and the steps shown are those on it, on its copies, and on the page-table
 // entries that map them, from the first pin or fork to the last look at the bytes.
-type Story struct {
-	*explore.Story
-	// Legend says in a line or two which page is followed; empty if none was found,
-	// and explore's own rule chose the steps.
-	Legend string
-}
+//
+// The legend says in a line or two which page is followed; it is empty if none was found,
+// and explore's own rule chose the steps.
+type Story struct{ *explore.Story }
 
 // Tell runs the schedule once, keeps its steps and chooses which to show: those steps
 // have Shown set.
-func Tell(t *explore.Target, s explore.Spec) *Story {
+func Tell(t *explore.Target, s explore.Spec) *Story { return TellLike(t, s, nil) }
+
+// TellLike is Tell for a run that is to be compared with another one: it follows the page
+// that was mapped at the same address first.
+func TellLike(t *explore.Target, s explore.Spec, like *explore.Story) *Story {
 	st := &Story{Story: explore.Capture(*t, s, CaptureOptions())}
 	if abrupt(st.Verdict) {
 		return st // not about a page's contents: explore's rule knows about waiting
 	}
-	if p := newPlot(st.Steps); p != nil {
+	focus := uint64(0)
+	if like != nil {
+		focus = like.Focus
+	}
+	if p := newPlot(st.Steps, focus); p != nil {
 		p.mark()
-		st.Legend = p.legend()
+		st.Legend, st.Focus = p.legend(), p.address()
 		p.rename()
 	}
 	return st
@@ -56,7 +63,13 @@ func abrupt(verdict string) bool {
 
 // Diagram draws the story. Zero fields of o are chosen to fit: a column of at least 44
 // characters for each lane.
-func (s *Story) Diagram(o explore.DiagramOptions) string {
+func (s *Story) Diagram(o explore.DiagramOptions) string { return s.Story.Diagram(s.fit(o)) }
+
+// HTML writes the story as one page; see explore.Story. Zero fields of o are chosen to fit.
+func (s *Story) HTML(w io.Writer, o explore.DiagramOptions) error { return s.Story.HTML(w, s.fit(o)) }
+
+// fit chooses the zero fields of o.
+func (s *Story) fit(o explore.DiagramOptions) explore.DiagramOptions {
 	if o.Width == 0 {
 		lanes := map[int]bool{}
 		for i := range s.Steps {
@@ -69,7 +82,7 @@ func (s *Story) Diagram(o explore.DiagramOptions) string {
 	if o.MaxRows == 0 {
 		o.MaxRows = 44
 	}
-	return s.Story.Diagram(o)
+	return o
 }
 
 // entry is a page-table entry as diagrams describe it.
@@ -97,9 +110,11 @@ type frame struct {
 	spaces map[uint32]bool // address spaces that mapped it
 }
 
-// newPlot chooses the page; nil if no device touched memory.
-func newPlot(steps []explore.Step) *plot {
+// newPlot chooses the page; nil if no device touched memory. It is the page that was mapped
+// at focus first, if that is not 0 and there is one.
+func newPlot(steps []explore.Step, focus uint64) *plot {
 	frames := map[uint64]*frame{}
+	asked := uint64(0) // the page at focus
 	var order []uint64
 	at := func(pfn uint64) *frame {
 		f := frames[pfn]
@@ -125,9 +140,12 @@ func newPlot(steps []explore.Step) *plot {
 				}
 			}
 		case x86.ClassPTE:
-			if mm, level, _ := x86.SplitPTEObj(s.ObjID); level == x86.LevelPTE {
+			if mm, level, va := x86.SplitPTEObj(s.ObjID); level == x86.LevelPTE {
 				if pfn, ok := entry(s.After); ok {
 					at(pfn).spaces[mm] = true
+					if asked == 0 && va == focus && focus != 0 {
+						asked = pfn
+					}
 				}
 			}
 		}
@@ -138,6 +156,9 @@ func newPlot(steps []explore.Step) *plot {
 		if n := frames[pfn].interest(); n > best {
 			best, p.page, p.reads = n, pfn, !frames[pfn].writes
 		}
+	}
+	if asked != 0 {
+		best, p.page, p.reads = 1, asked, !frames[asked].writes
 	}
 	if best == 0 {
 		return nil
@@ -453,11 +474,6 @@ func (p *plot) rename() {
 		s.Op = strings.TrimPrefix(s.Op, "pte ")
 		if va == p.address() {
 			s.Object = fmt.Sprintf("pte of mm %d", mm)
-		}
-		before, was := entry(s.Before)
-		after, is := entry(s.After)
-		if was && is && before == after && s.Before != s.After {
-			s.After = strings.TrimPrefix(s.After, fmt.Sprintf("page %d ", after))
 		}
 	}
 }

@@ -29,7 +29,7 @@ func find(t *testing.T, name string, v workload.Verdict) (*explore.Target, explo
 	require.NotNil(t, wit, "%s shows no %s", name, v)
 	least, err := explore.Shrink(context.Background(), *target, wit.Spec, explore.ShrinkOptions{Runs: 150})
 	require.NoError(t, err)
-	return target, least.Spec
+	return &least.Target, least.Spec
 }
 
 // The diagram of each workload's corruption fits a screen or two and has, in this
@@ -38,10 +38,10 @@ func TestStories(t *testing.T) {
 	forward := []string{
 		`gup_pte_range:\n.*read pte of mm 1: page N RW`, // it is pinned
 		`add _count of page N`,
-		`rmw pte of mm 1: page N RW -> RO`, // fork write-protects
+		`rmw pte of mm 1: page N RW A?D? -> RO A?D?`, // fork write-protects
 		`write pte of mm 2: none -> page N`,
 		`cow_user_page:\n.*copy read page N\+0`, // a store copies
-		`rmw pte of mm 1: page N RO -> none`,
+		`rmw pte of mm 1: page N RO A?D? -> none`,
 		`write pte of mm 1: none -> page \d+ RW`,
 		`dma write page N\+`, // and the device writes where nobody looks
 		`=> lost-read: `,
@@ -55,11 +55,11 @@ func TestStories(t *testing.T) {
 		{"dma_thread", workload.LostRead, forward},
 		{"pin_fork", workload.LostRead, forward},
 		{"forkscrewreverse", workload.LeakToDisk, []string{
-			`rmw pte of mm 1: page N RW -> RO`,
+			`rmw pte of mm 1: page N RW A?D? -> RO A?D?`,
 			`gup_pte_range:\n.*read pte of mm 1: page N RO`, // pinned for reading
 			`copy read page N\+0`,
 			`reuse_swap_page:\n.*read _mapcount of page N: 1`, // the child is alone with it
-			`write pte of mm 2: page N RO -> RW`,
+			`write pte of mm 2: page N RO A?D? -> RW A?D?`,
 			`store page N\+0`,
 			`dma read page N\+`,
 			`=> leak-to-disk: `,
@@ -94,7 +94,14 @@ func TestStoryWithoutFinding(t *testing.T) {
 	text := story.Diagram(explore.DiagramOptions{})
 	assert.Contains(t, text, "dma write")
 	assert.Contains(t, text, "policy0", "the policy's mark on the page is part of the story")
-	assert.Nil(t, newPlot(nil))
+	assert.Nil(t, newPlot(nil, 0))
+}
+
+// Minimising ends with the least of the program that still goes wrong.
+func TestShrinkTakesLessOfTheWorkload(t *testing.T) {
+	target, spec := find(t, "forkscrewreverse", workload.LeakToDisk)
+	assert.Equal(t, []explore.Param{{Key: "size", Value: "4096"}}, target.Params, "one page instead of two")
+	assert.Equal(t, string(workload.LeakToDisk), target.Run(spec.Strategy(), nil).Verdict)
 }
 
 // Words that say how the machine ended are found in a workload's verdict and in a

@@ -25,6 +25,13 @@ func Target(w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.
 		}
 		return observe(out)
 	}
+	t.Smaller = func() []explore.Target {
+		var less []explore.Target
+		for _, v := range w.Smaller(v) {
+			less = append(less, *Target(w, v, p, hosts))
+		}
+		return less
+	}
 	return t
 }
 
@@ -34,6 +41,9 @@ func CaptureOptions() explore.CaptureOptions {
 		Describe: func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).DescribeObj(o) },
 		Name:     func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).NameObj(o) },
 		Funcs:    mm.KernelNames(),
+		Hook:     mm.HookName,
+		Bytes:    func(m *sched.Machine, o x86.ObjID) ([]byte, uint64) { return mm.OfMachine(m).BytesOf(o) },
+		Snapshot: func(m *sched.Machine, to explore.Sink) { mm.OfMachine(m).Snapshot(to) },
 	}
 }
 

@@ -27,6 +27,9 @@
 //
 //	COWLAB_SCHEDULE=cl1.TestMine.stock.r.1f3a.9fnzn go test -run '^TestMine$' .
 //
+// With COWLAB_HTML=race.html besides, the schedule is written to that file as a page for
+// browsers, with page tables, struct pages, TLBs and bytes at each step.
+//
 // User functions run on the machine's own coroutines, not on the test's goroutine. They
 // may call any method of testing.T, Fatal included: that ends the machine, and then the
 // test. They must not block in Go (on channels, mutexes, time.Sleep): the machine would

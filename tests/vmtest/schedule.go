@@ -2,6 +2,7 @@ package vmtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -17,6 +18,10 @@ import (
 
 // scheduleVar names the environment variable that holds a token.
 const scheduleVar = "COWLAB_SCHEDULE"
+
+// htmlVar names the environment variable that holds the file to which the schedule is
+// written as a page for browsers.
+const htmlVar = "COWLAB_HTML"
 
 // Bound says how far EverySchedule searches.
 type Bound struct {
@@ -68,7 +73,15 @@ func EverySchedule(tb testing.TB, b Bound, fn func(*kernel.Thread)) {
 			Describe: func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).DescribeObj(o) },
 			Name:     func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).NameObj(o) },
 			Funcs:    mm.KernelNames(),
+			Hook:     mm.HookName,
+			Bytes:    func(m *sched.Machine, o x86.ObjID) ([]byte, uint64) { return mm.OfMachine(m).BytesOf(o) },
+			Snapshot: func(m *sched.Machine, to explore.Sink) { mm.OfMachine(m).Snapshot(to) },
 		})
+		if path := os.Getenv(htmlVar); path != "" {
+			if err := writeHTML(path, story); err != nil {
+				tb.Errorf("vmtest: %s: %v", htmlVar, err)
+			}
+		}
 		tb.Logf("vmtest: %s\n%s", story.Verdict, story.Diagram(explore.DiagramOptions{}))
 		if story.Verdict != explore.Safe {
 			tb.Fatalf("vmtest: %s: %s", story.Verdict, story.Detail)
@@ -92,6 +105,16 @@ func EverySchedule(tb testing.TB, b Bound, fn func(*kernel.Thread)) {
 		tb.Fatalf("vmtest: schedule %d of %d: %s: %s\nrun it alone with\n  %s",
 			w.Schedule+1, b.Schedules, w.Verdict, w.Detail, command(tb.Name(), w.Token.String()))
 	}
+}
+
+// writeHTML writes the story as a page.
+func writeHTML(path string, story *explore.Story) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	err = story.HTML(f, explore.DiagramOptions{})
+	return errors.Join(err, f.Close())
 }
 
 // skipped is the verdict of a run in which the program called Skip.

@@ -3,6 +3,7 @@ package vmtest_test
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -247,6 +248,14 @@ func TestReplay(t *testing.T) {
 	assert.Contains(t, again, "CPU 0", "the replay draws the schedule")
 	assert.Contains(t, again, "store page")
 	assert.Equal(t, 1, strings.Count(again, "the sum is"), "one schedule, not a search")
+
+	page := filepath.Join(t.TempDir(), "race.html")
+	run(m[1], "COWLAB_HTML="+page)
+	html, err := os.ReadFile(page)
+	require.NoError(t, err)
+	assert.Contains(t, string(html), "<title>TestPlanted under stock</title>")
+	assert.Contains(t, string(html), `"id":"pt"`, "with the state at each step")
+	assert.Contains(t, run(m[1], "COWLAB_HTML=no/such/dir/x"), "COWLAB_HTML: open no/such/dir/x")
 
 	assert.Contains(t, run("COWLAB_SCHEDULE=cl1.nonsense"), "COWLAB_SCHEDULE: token: ")
 }

@@ -24,11 +24,11 @@ func dmaThread() *Workload {
 		Params: []Param{
 			{Name: "a", Usage: "offset of the buffer from a page boundary, in bytes; 512 makes neighbours share pages, 0 does not",
 				Default: 512, Small: 512, Max: x86.PageSize, Multiple: x86.SectorSize},
-			{Name: "w", Usage: "worker threads", Default: 40, Small: 2, Min: 2, Max: 256},
-			{Name: "files", Usage: "files to read, one after another", Default: 12, Small: 1, Min: 1, Max: 250},
-			{Name: "filesize", Usage: "bytes of each file", Default: 4 << 20, Small: 2 * x86.PageSize, Min: x86.PageSize, Max: 1 << 32, Multiple: x86.PageSize},
-			{Name: "readsize", Usage: "bytes read in each round, by all workers together", Default: 1 << 20, Small: 2 * x86.PageSize, Min: 2 * x86.PageSize, Max: 1 << 30, Multiple: x86.PageSize},
-			{Name: "forks", Usage: "forks in each round; 0 means until the round is over", Default: 0, Small: 2, Max: 1 << 20},
+			{Name: "w", Usage: "worker threads", Default: 40, Small: 2, Min: 2, Max: 256, Amount: true},
+			{Name: "files", Usage: "files to read, one after another", Default: 12, Small: 1, Min: 1, Max: 250, Amount: true},
+			{Name: "filesize", Usage: "bytes of each file", Default: 4 << 20, Small: 2 * x86.PageSize, Min: x86.PageSize, Max: 1 << 32, Multiple: x86.PageSize, Amount: true},
+			{Name: "readsize", Usage: "bytes read in each round, by all workers together", Default: 1 << 20, Small: 2 * x86.PageSize, Min: 2 * x86.PageSize, Max: 1 << 30, Multiple: x86.PageSize, Amount: true},
+			{Name: "forks", Usage: "forks in each round; 0 means until the round is over", Default: 0, Small: 2, Max: 1 << 20, Amount: true},
 		},
 		Variants: []string{"", "a=0"},
 		Valid: func(v Values) error {

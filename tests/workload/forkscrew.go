@@ -20,8 +20,8 @@ func forkscrew() *Workload {
 		Lines: "3862-4105",
 		Params: []Param{
 			{Name: "a", Usage: "offset of the buffer from a page boundary, in bytes", Default: 512, Small: 512, Min: 0, Max: x86.PageSize, Multiple: x86.SectorSize},
-			{Name: "len", Usage: "bytes of each of the two reads", Default: x86.PageSize, Small: x86.PageSize, Min: x86.SectorSize, Max: 1 << 24, Multiple: x86.SectorSize},
-			{Name: "rounds", Usage: "how often the program is run", Default: 8, Small: 1, Min: 1, Max: 1 << 20},
+			{Name: "len", Usage: "bytes of each of the two reads", Default: x86.PageSize, Small: x86.PageSize, Min: x86.SectorSize, Max: 1 << 24, Multiple: x86.SectorSize, Amount: true},
+			{Name: "rounds", Usage: "how often the program is run", Default: 8, Small: 1, Min: 1, Max: 1 << 20, Amount: true},
 		},
 		Needs:  mm.Forward | mm.AIO,
 		Memory: func(v Values) uint64 { return uint64(v["len"])*8 + 6<<20 },

@@ -21,7 +21,7 @@ func forkscrewreverse() *Workload {
 		Group: "reverse race",
 		Lines: "4107-4275",
 		Params: []Param{
-			{Name: "size", Usage: "bytes written", Default: 8 << 20, Small: 2 * x86.PageSize, Min: x86.PageSize, Max: 1 << 30, Multiple: x86.PageSize},
+			{Name: "size", Usage: "bytes written", Default: 8 << 20, Small: 2 * x86.PageSize, Min: x86.PageSize, Max: 1 << 30, Multiple: x86.PageSize, Amount: true},
 			{Name: "child", Usage: "microseconds before the child stores 0xff", Default: 50_000, Small: 50_000, Max: 1 << 40},
 			{Name: "parent", Usage: "microseconds before the parent stores 0x11", Default: 10_000, Small: 10_000, Max: 1 << 40},
 		},

@@ -21,8 +21,8 @@ func lateDMA() *Workload {
 		Group: "forward race",
 		Lines: "6177-6185, 6409, 6526-6532",
 		Params: []Param{
-			{Name: "pages", Usage: "pages registered", Default: 32, Small: 1, Min: 1, Max: 1 << 12},
-			{Name: "forks", Usage: "forks, each with a transfer in both directions", Default: 20, Small: 1, Min: 1, Max: 1 << 16},
+			{Name: "pages", Usage: "pages registered", Default: 32, Small: 1, Min: 1, Max: 1 << 12, Amount: true},
+			{Name: "forks", Usage: "forks, each with a transfer in both directions", Default: 20, Small: 1, Min: 1, Max: 1 << 16, Amount: true},
 			{Name: "fast", Usage: "1: registered by get_user_pages_fast", Max: 1},
 			{Name: "get", Usage: "1: takes plain references, as drivers did before FOLL_PIN", Max: 1},
 			{Name: "advice", Usage: "what the program does about it: 1 MADV_DONTFORK, 2 MADV_DONTCOW (1300-1316)", Max: 2},

@@ -2,6 +2,7 @@ package workload
 
 import (
 	"fmt"
+	"maps"
 	"sort"
 	"strconv"
 	"strings"
@@ -19,6 +20,9 @@ type Param struct {
 	Min, Max int64
 	// Multiple, if not zero, is what the value must be a multiple of.
 	Multiple int64
+	// Amount is set if a smaller value means the same program with less to do. A schedule
+	// is minimised down to the least that still goes wrong.
+	Amount bool
 }
 
 // Values are a workload's parameters with their values.
@@ -59,6 +63,31 @@ func (w *Workload) Validate(v Values) error {
 		return w.Valid(v)
 	}
 	return nil
+}
+
+// Smaller returns values that leave the workload less to do: for each amount the least
+// there is, then half of it, then one less. All are valid.
+func (w *Workload) Smaller(v Values) []Values {
+	var out []Values
+	for _, p := range w.Params {
+		if !p.Amount || v[p.Name] == 0 && p.Min <= 0 { // 0 often means: without end
+			continue
+		}
+		unit := max(p.Multiple, 1)
+		tried := map[int64]bool{v[p.Name]: true}
+		for _, x := range []int64{max(p.Min, unit), v[p.Name] / 2 / unit * unit, v[p.Name] - unit} {
+			if x < 1 || x >= v[p.Name] || tried[x] {
+				continue
+			}
+			tried[x] = true
+			less := maps.Clone(v)
+			less[p.Name] = x
+			if w.Validate(less) == nil {
+				out = append(out, less)
+			}
+		}
+	}
+	return out
 }
 
 func (w *Workload) param(name string) *Param {

@@ -21,7 +21,7 @@ func pinFork() *Workload {
 		Group: "forward race",
 		Lines: "376-402",
 		Params: []Param{
-			{Name: "rounds", Usage: "how often, each time with a fresh page", Default: 400, Small: 1, Min: 1, Max: 1 << 20},
+			{Name: "rounds", Usage: "how often, each time with a fresh page", Default: 400, Small: 1, Min: 1, Max: 1 << 20, Amount: true},
 		},
 		Needs:  mm.Forward | mm.OtherPins,
 		Memory: func(Values) uint64 { return 4 << 20 },

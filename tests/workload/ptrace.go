@@ -18,8 +18,8 @@ func ptracePeek() *Workload {
 		Group: "other pins",
 		Lines: "5826, 9336, 9447",
 		Params: []Param{
-			{Name: "peeks", Usage: "how often the debugger looks", Default: 2000, Small: 2, Min: 1, Max: 1 << 24},
-			{Name: "pages", Usage: "shared pages that it looks at besides", Default: 64, Small: 1, Min: 1, Max: 1 << 12},
+			{Name: "peeks", Usage: "how often the debugger looks", Default: 2000, Small: 2, Min: 1, Max: 1 << 24, Amount: true},
+			{Name: "pages", Usage: "shared pages that it looks at besides", Default: 64, Small: 1, Min: 1, Max: 1 << 12, Amount: true},
 		},
 		Memory: func(v Values) uint64 { return uint64(v["pages"])*3<<x86.PageShift + 4<<20 },
 		CPUs:   2, SmallCPUs: 2,

@@ -20,8 +20,8 @@ func vmspliceDisclosure() *Workload {
 		Group: "disclosure",
 		Lines: "75-80, 341, 6526-6532",
 		Params: []Param{
-			{Name: "rounds", Usage: "how often, each time with fresh pages", Default: 200, Small: 1, Min: 1, Max: 1 << 20},
-			{Name: "pages", Usage: "pages in the pipe", Default: 16, Small: 1, Min: 1, Max: 16},
+			{Name: "rounds", Usage: "how often, each time with fresh pages", Default: 200, Small: 1, Min: 1, Max: 1 << 20, Amount: true},
+			{Name: "pages", Usage: "pages in the pipe", Default: 16, Small: 1, Min: 1, Max: 16, Amount: true},
 			{Name: "side", Usage: "0: the child splices and the parent stores; 1, 2: the parent splices before or after fork; 3: while it forks", Max: 3},
 		},
 		Variants: []string{"side=0", "side=1", "side=2", "side=3"},

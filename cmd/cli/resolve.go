@@ -1,0 +1,103 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/matrix"
+	"github.com/cowlab/cowlab/tests/scenarios"
+	"github.com/cowlab/cowlab/tests/workload"
+)
+
+// named is what a token names, ready to be run.
+type named struct {
+	target *explore.Target
+	title  string
+	policy mm.Policy
+	// traced runs it once with events recorded; done gets the machine at rest.
+	traced func(s sched.Strategy, done func(*kernel.Machine)) error
+	// describe says what it is.
+	describe func(w io.Writer) error
+}
+
+// resolve looks up what a token names: a workload, a scenario or a scenario's file.
+func (e *env) resolve(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
+	w := workload.Lookup(tok.Target)
+	if w == nil {
+		if strings.HasPrefix(tok.Target, "Test") {
+			return nil, usagef("the token names a Go test; run it in the test's package:\n  COWLAB_SCHEDULE=%s go test -run '^%s$' .", tok, tok.Target)
+		}
+		return e.resolveScenario(tok, hosts)
+	}
+	p, err := e.findPolicy(tok.Policy)
+	if err != nil {
+		return nil, usagef("token: %v", err)
+	}
+	text := ""
+	for i, prm := range tok.Params {
+		if i > 0 {
+			text += ","
+		}
+		text += prm.Key + "=" + prm.Value
+	}
+	v, err := w.Parse(text, true)
+	if err != nil {
+		return nil, usagef("token: %v", err)
+	}
+	return &named{
+		target: matrix.Target(w, v, p, hosts), title: title(w, v), policy: p,
+		traced: func(s sched.Strategy, done func(*kernel.Machine)) error {
+			_, err := workload.Execute(w, workload.Options{
+				Policy: p, Values: v, Small: true, Regime: sched.Free, Strategy: s, Events: true, Hosts: hosts, Done: done,
+			})
+			return err
+		},
+		describe: func(out io.Writer) error {
+			_, err := fmt.Fprintf(out, "workload %s: %s\ncpus %d\nregime free\n", w.Name, w.Title, w.SmallCPUs)
+			for _, p := range w.Params {
+				if err == nil {
+					_, err = fmt.Fprintf(out, "%s %d (%s)\n", p.Name, v[p.Name], p.Usage)
+				}
+			}
+			return err
+		},
+	}, nil
+}
+
+// resolveScenario looks up a scenario that a token names.
+func (e *env) resolveScenario(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
+	file := strings.HasSuffix(tok.Target, scenarios.Suffix)
+	if !file && !slices.Contains(scenarios.Names(), tok.Target) {
+		_, err := findWorkload(tok.Target)
+		return nil, usagef("token: %v", err)
+	}
+	sc, err := findScenario(tok.Target)
+	if err != nil {
+		return nil, usagef("token: %v", err)
+	}
+	p, err := e.findPolicy(tok.Policy)
+	if err == nil {
+		err = sc.CheckToken(tok)
+	}
+	if err != nil {
+		return nil, usagef("token: %v", err)
+	}
+	target := sc.Target(p, hosts)
+	return &named{
+		target: target, title: tok.Target, policy: p,
+		traced: func(s sched.Strategy, done func(*kernel.Machine)) error {
+			sc.RunTraced(p, hosts, s, done)
+			return nil
+		},
+		describe: func(out io.Writer) error {
+			_, err := io.WriteString(out, sc.Print())
+			return err
+		},
+	}, nil
+}
