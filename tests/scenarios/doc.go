@@ -134,7 +134,7 @@
 // # Conditions
 //
 // Terms are numbers, registers (P0:r), bytes (P0:A[0], disk[0:512]) as they are at the end,
-// verdicts (bug, leak, deadlock, livelock, oom, broken: how the run ended), and functions:
+// verdicts (bug, leak, deadlock, livelock, oom, refused, broken: how the run ended), and functions:
 //
 //	refs(P0:A)              references to the page (page_count)
 //	mapcount(P0:A)          page-table entries that map the page

@@ -11,6 +11,7 @@ import (
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 )
 
@@ -181,7 +182,11 @@ func (r *runner) observe(out *kernel.Outcome) explore.Observation {
 	for _, v := range out.Victims {
 		note("oom", fmt.Sprintf("process %d (%s) killed", v.PID, v.Name))
 	}
-	if r.broken != "" {
+	switch {
+	case r.broken == "":
+	case r.m.Trace().Sum(trace.EmuPolicyRefusals) > 0:
+		note("refused", r.broken) // the policy turns such requests down
+	default:
 		note("broken", r.broken)
 	}
 	if r.seen {

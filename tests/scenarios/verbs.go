@@ -138,4 +138,4 @@ var funcs = []struct {
 }
 
 // verdictWords are terms that say how a run ended.
-var verdictWords = []string{"bug", "leak", "deadlock", "livelock", "oom", "broken"}
+var verdictWords = []string{"bug", "leak", "deadlock", "livelock", "oom", "refused", "broken"}
