@@ -1,6 +1,7 @@
 package blk
 
 import (
+	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm/page"
 )
@@ -22,6 +23,7 @@ func (s *System) interrupt(t *sched.Task) {
 
 func (s *System) takeDone(cpu int) *request {
 	c := &s.cpus[cpu]
+	s.m.Touch(x86.CPUPartObj(cpu, x86.CPUDone), x86.AccWrite)
 	c.doneLock.Lock()
 	r := c.doneHead
 	if r != nil {
@@ -54,7 +56,7 @@ func (s *System) endRequest(t *sched.Task, r *request) {
 	s.freeRequest(t, r)
 	q.run(t)
 	q.lock.Unlock(t)
-	if !q.wait.Empty() {
+	if q.wait.Active(t.C) {
 		q.wait.Wake(t)
 	}
 }

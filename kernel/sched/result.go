@@ -42,6 +42,9 @@ type Result struct {
 	Steps uint64
 	// NS is the machine's virtual time in nanoseconds.
 	NS uint64
+	// Clocked is set when, in the Free regime, a task had a CPU for so long that its
+	// time may have decided who runs next.
+	Clocked bool
 }
 
 // Err returns nil for Quiet and an error that says what happened otherwise.
@@ -270,7 +273,7 @@ func (m *Machine) Run() *Result {
 		r.Steps = m.det1.beat.Load() // the loop may still be there
 		return r
 	}
-	r.Steps, r.NS = m.det1.steps, m.Now()
+	r.Steps, r.NS, r.Clocked = m.det1.steps, m.Now(), m.det1.clocked
 	return r
 }
 

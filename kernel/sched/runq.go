@@ -70,8 +70,11 @@ func (q *runQueue) steal() *Task {
 // the queue, or the idle task. The chosen task is marked as executing.
 func (c *cpu) pickNext(prev *Task, preempt bool) *Task {
 	q := &c.rq
+	queue, idle := x86.CPUPartObj(c.ID, x86.CPUQueue), x86.CPUPartObj(c.ID, x86.CPUIdle)
+	c.Touch(queue, x86.AccRead)
 	q.lock.Lock()
 	if prev != c.idle {
+		c.Touch(prev.Obj(), x86.AccWrite)
 		if prev.State() == TaskRunning || prev.State() == TaskInterruptible && prev.sig.Load() != 0 ||
 			prev.State() == TaskKillable && prev.sig.Load()&sigFatal != 0 {
 			prev.state.Store(int32(TaskRunning))
@@ -84,6 +87,15 @@ func (c *cpu) pickNext(prev *Task, preempt bool) *Task {
 	next := q.pop()
 	if next == nil {
 		next = c.idle
+	}
+	if next != prev {
+		if next != c.idle || q.head != nil {
+			c.Touch(queue, x86.AccWrite)
+		}
+		if next == c.idle || prev == c.idle {
+			c.Touch(idle, x86.AccWrite)
+		}
+		c.Touch(next.Obj(), x86.AccWrite)
 	}
 	next.onCPU.Store(true)
 	q.lock.Unlock()
@@ -115,19 +127,29 @@ func (m *Machine) Signal(by, t *Task, fatal bool) {
 		bits |= sigFatal
 	}
 	by.C.Point(x86.OpWake, x86.Obj(x86.ClassTask, uint64(t.ID)))
+	by.C.Touch(t.sigObj(), x86.AccWrite)
 	t.sig.Or(bits)
 	m.signalWake(by, t, fatal)
 }
 
 // SignalPending reports whether the task has a signal to take.
-func (t *Task) SignalPending() bool { return t.sig.Load() != 0 }
+func (t *Task) SignalPending() bool { t.touchSig(x86.AccRead); return t.sig.Load() != 0 }
+
+func (t *Task) touchSig(how x86.Access) {
+	if t.C != nil {
+		t.C.Touch(t.sigObj(), how)
+	}
+}
+
+// sigObj names the task's signal word.
+func (t *Task) sigObj() x86.ObjID { return x86.Obj(x86.ClassTask, 1<<40|uint64(t.ID)) }
 
 // FatalSignalPending reports whether the task is being killed.
-func (t *Task) FatalSignalPending() bool { return t.sig.Load()&sigFatal != 0 }
+func (t *Task) FatalSignalPending() bool { t.touchSig(x86.AccRead); return t.sig.Load()&sigFatal != 0 }
 
 // ClearSignal forgets pending signals that are not fatal; the signals themselves
 // are the kernel's business.
-func (t *Task) ClearSignal() { t.sig.And(sigFatal) }
+func (t *Task) ClearSignal() { t.touchSig(x86.AccWrite); t.sig.And(sigFatal) }
 
 func (m *Machine) wake(by, t *Task, preempt bool) bool {
 	var home *cpu
@@ -139,6 +161,7 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 		}
 		home.rq.lock.Unlock()
 	}
+	m.Touch(t.Obj(), x86.AccWrite)
 	s := t.State()
 	if s == TaskRunning || s == TaskDead {
 		home.rq.lock.Unlock()
@@ -163,6 +186,7 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 	}
 	t.onRQ = true
 	t.preempted = false
+	m.Touch(x86.CPUPartObj(target.ID, x86.CPUQueue), x86.AccWrite)
 	if target == home {
 		home.rq.push(t)
 		home.rq.lock.Unlock()
@@ -177,11 +201,29 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 	return true
 }
 
+// queued reports whether tasks wait for the CPU.
+func (c *cpu) queued() bool {
+	c.Touch(x86.CPUPartObj(c.ID, x86.CPUQueue), x86.AccRead)
+	return c.rq.n.Load() > 0
+}
+
+// load is how many tasks the CPU has: nr_running. A hint.
+func (c *cpu) load() int {
+	n := int(c.rq.n.Load())
+	if !c.curIsIdle() {
+		n++
+	}
+	return n
+}
+
 // available reports whether the CPU has nothing to do. A hint.
-func (c *cpu) available() bool { return c.rq.n.Load() == 0 && c.curIsIdle() }
+func (c *cpu) available() bool {
+	return !c.queued() && c.curIsIdle()
+}
 
 func (c *cpu) curIsIdle() bool {
 	if c.m.det {
+		c.Touch(x86.CPUPartObj(c.ID, x86.CPUIdle), x86.AccRead)
 		return c.cur == c.idle
 	}
 	return c.isIdle.Load()
@@ -213,10 +255,8 @@ func (m *Machine) resched(by *Task, target *cpu, preempt bool) {
 func (m *Machine) leastLoaded() int {
 	best, load := 0, int(^uint(0)>>1)
 	for i, c := range m.cpus {
-		n := int(c.rq.n.Load())
-		if !c.curIsIdle() {
-			n++
-		}
+		c.Touch(x86.CPUPartObj(i, x86.CPUQueue), x86.AccRead)
+		n := c.load()
 		if n < load {
 			best, load = i, n
 		}
@@ -224,11 +264,15 @@ func (m *Machine) leastLoaded() int {
 	return best
 }
 
-// pull takes a task from the longest queue for an idle CPU.
+// pull takes a task from the longest queue for an idle CPU. A CPU with one task keeps
+// it, even if it has not begun to run it (Linux 2.6.29 kernel/sched.c:load_balance_newidle
+// wants nr_running > 1): it has been told, and two idle CPUs would take a task from
+// each other for ever.
 func (m *Machine) pull(c *cpu) bool {
 	var from *cpu
 	for _, o := range m.cpus {
-		if o != c && o.rq.n.Load() > 0 && (from == nil || o.rq.n.Load() > from.rq.n.Load()) {
+		c.Touch(x86.CPUPartObj(o.ID, x86.CPUQueue), x86.AccRead)
+		if o != c && o.rq.n.Load() > 0 && o.load() > 1 && (from == nil || o.rq.n.Load() > from.rq.n.Load()) {
 			from = o
 		}
 	}
@@ -238,6 +282,8 @@ func (m *Machine) pull(c *cpu) bool {
 	// While the task is on neither queue, nobody must take the machine for quiet.
 	c.isIdle.Store(false)
 	m.par.moves.Add(1)
+	c.Touch(x86.CPUPartObj(from.ID, x86.CPUQueue), x86.AccWrite)
+	c.Touch(x86.CPUPartObj(c.ID, x86.CPUQueue), x86.AccWrite)
 	from.rq.lock.Lock()
 	t := from.rq.steal()
 	if t != nil {

@@ -1,0 +1,384 @@
+package explore
+
+import (
+	"fmt"
+	"math/bits"
+
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/sched"
+)
+
+// maxActors is how many actors a run may have: CPUs, and chains of events.
+const maxActors = 64
+
+// sleeper is an actor whose next step need not be taken, because schedules in which it
+// comes here are explored elsewhere; until a step is taken that depends on it.
+type sleeper struct {
+	actor   uint8
+	touches []x86.Touch // of its next step
+	until   int         // first decision at which it no longer sleeps; filled in by the run
+}
+
+// race is what a run tells the search: had one of these actors been chosen at a
+// decision, two steps could have come in the other order.
+type race struct {
+	pos  int
+	mask uint64
+	each bool // all of the actors are needed, not just one
+}
+
+// event is a step of a run.
+type event struct {
+	actor   uint8
+	index   int32 // among the actor's steps
+	creator int32 // position of the step that added the actor, if this is its first; else -1
+	lo, hi  int32 // footprint, in touches
+}
+
+// porRun is a strategy that makes the choices of a prefix, then avoids who sleeps, and
+// notes what everybody did. It is used again and again.
+type porRun struct {
+	follower
+	prefix  []uint8
+	from    int // what is new begins here: the last choice of the prefix, or 0
+	sleep   []sleeper
+	chains  []uint64 // chain of actor cpus+i
+	born    []int32  // position of the step that added it
+	cpus    int
+	events  []event
+	enabled []uint64 // who could act, by position
+	touches []x86.Touch
+	chosen  sched.Actor
+	foot    *x86.Footprint
+	blocked bool // everybody who could act sleeps
+	err     error
+
+	analysis
+}
+
+// start prepares a run.
+func (r *porRun) start(prefix []uint8, sleep []sleeper) {
+	r.prefix, r.from = prefix, max(0, len(prefix)-1)
+	r.sleep = append(r.sleep[:0], sleep...)
+	for i := range r.sleep {
+		r.sleep[i].until = int(^uint(0) >> 1)
+	}
+	r.blocked, r.err, r.foot = false, nil, nil
+}
+
+// Begin implements sched.Strategy.
+func (r *porRun) Begin(cpus int) {
+	r.reset()
+	r.cpus = cpus
+	r.chains, r.born = r.chains[:0], r.born[:0]
+	r.events, r.enabled, r.touches = r.events[:0], r.enabled[:0], r.touches[:0]
+}
+
+// actor numbers an actor of the run.
+func (r *porRun) actor(a *sched.Actor) uint8 {
+	if a.CPU >= 0 {
+		return uint8(a.CPU)
+	}
+	for i, c := range r.chains {
+		if c == a.Chain {
+			return uint8(r.cpus + i)
+		}
+	}
+	r.chains = append(r.chains, a.Chain)
+	r.born = append(r.born, int32(len(r.events)-1))
+	return uint8(r.cpus + len(r.chains) - 1)
+}
+
+// close ends the step that was chosen last: its footprint is known now.
+func (r *porRun) close() {
+	n := len(r.events)
+	if n == 0 {
+		return
+	}
+	e := &r.events[n-1]
+	e.lo = int32(len(r.touches))
+	r.touches = appendFootprint(r.touches, &r.chosen, r.foot)
+	e.hi = int32(len(r.touches))
+	if n-1 < r.from {
+		return
+	}
+	did := r.touches[e.lo:e.hi]
+	for i := range r.sleep {
+		if s := &r.sleep[i]; s.until > n && dependent(s.touches, did) {
+			s.until = n
+		}
+	}
+}
+
+// asleep returns who sleeps at a decision.
+func (r *porRun) asleep(pos int) (mask uint64) {
+	for i := range r.sleep {
+		if r.sleep[i].until > pos {
+			mask |= 1 << r.sleep[i].actor
+		}
+	}
+	return mask
+}
+
+// Pick implements sched.Strategy.
+func (r *porRun) Pick(ch *sched.Choice) int {
+	r.fix(ch)
+	r.foot = ch.Foot
+	r.close()
+	n := len(r.events)
+	var mask uint64
+	pick := -1
+	for i := range ch.Enabled {
+		a := r.actor(&ch.Enabled[i])
+		if a >= maxActors {
+			r.err = fmt.Errorf("explore: more than %d actors (CPUs, requests and timers) in one run: too many for partial-order reduction", maxActors)
+			return sched.Cut
+		}
+		mask |= 1 << a
+		if n < len(r.prefix) && a == r.prefix[n] {
+			pick = i
+		}
+	}
+	switch {
+	case n < len(r.prefix):
+		if pick < 0 {
+			r.err = fmt.Errorf("explore: the program did not repeat itself: actor %d cannot act at decision %d", r.prefix[n], n)
+			return sched.Cut
+		}
+	default:
+		pick = Default(ch)
+		if sleeping := r.asleep(n); sleeping != 0 && sleeping>>r.actor(&ch.Enabled[pick])&1 != 0 {
+			pick = -1
+			for i := range ch.Enabled {
+				if sleeping>>r.actor(&ch.Enabled[i])&1 == 0 {
+					pick = i
+					break
+				}
+			}
+			if pick < 0 {
+				r.blocked = true
+				return sched.Cut
+			}
+		}
+	}
+	r.chosen = ch.Enabled[pick]
+	r.took(&r.chosen)
+	r.enabled = append(r.enabled, mask)
+	r.events = append(r.events, event{actor: r.actor(&r.chosen)})
+	return pick
+}
+
+// analysis is what a run finds out about the order of its steps.
+type analysis struct {
+	actors  int
+	clocks  []int32   // of each event: how many steps of each actor come before it or are it
+	where   [][]int32 // positions of each actor's steps
+	objects map[x86.ObjID]int32
+	lasts   []int32 // for each object, access and actor: 1 + index of the last such step
+	pred    []int32 // scratch: 1 + index of the latest step of each actor that this one depends on
+	direct  []int32 // scratch: positions of the steps that it races with
+	races   []race
+	class   uint64
+}
+
+// clock returns the clock of the step at a position.
+func (r *porRun) clock(p int) []int32 { return r.clocks[p*r.actors : (p+1)*r.actors] }
+
+// finish looks for races among the new part of the run, once it has ended. abrupt says
+// that it did not end by itself: then the last step kept everybody else from acting.
+func (r *porRun) finish(abrupt bool) {
+	if r.foot != nil && !r.blocked && r.err == nil {
+		r.close()
+	}
+	n := len(r.events)
+	r.actors = r.cpus + len(r.chains)
+	if cap(r.clocks) < n*r.actors {
+		r.clocks = make([]int32, 2*n*r.actors)
+	}
+	r.clocks = r.clocks[:n*r.actors]
+	for len(r.where) < r.actors {
+		r.where = append(r.where, nil)
+	}
+	for i := range r.where {
+		r.where[i] = r.where[i][:0]
+	}
+	if r.objects == nil {
+		r.objects = make(map[x86.ObjID]int32)
+	}
+	clear(r.objects)
+	r.lasts = r.lasts[:0]
+	r.pred = append(r.pred[:0], make([]int32, r.actors)...)
+	r.races = r.races[:0]
+	for pos := range r.events {
+		r.order(pos, abrupt && pos == n-1)
+	}
+	if abrupt && n > 0 {
+		r.races = append(r.races, race{n - 1, r.enabled[n-1] &^ (1 << r.events[n-1].actor), true})
+	}
+	r.class = r.classHash()
+}
+
+// order finds what the step at a position comes after, and which of that directly.
+func (r *porRun) order(pos int, last bool) {
+	e := &r.events[pos]
+	a, na := int(e.actor), r.actors
+	e.index = int32(len(r.where[a]))
+	e.creator = -1
+	if a >= r.cpus && e.index == 0 {
+		e.creator = r.born[a-r.cpus]
+	}
+	pred := r.pred
+	clear(pred)
+	for _, t := range r.touches[e.lo:e.hi] {
+		o, ok := r.objects[t.Obj]
+		if !ok {
+			o = int32(len(r.lasts))
+			r.objects[t.Obj] = o
+			for range 3 * na {
+				r.lasts = append(r.lasts, 0)
+			}
+		}
+		row := r.lasts[o : int(o)+3*na]
+		for how := range x86.AccWrite + 1 {
+			if !how.Conflicts(t.How) {
+				continue
+			}
+			for b, i := range row[int(how)*na : (int(how)+1)*na] {
+				pred[b] = max(pred[b], i)
+			}
+		}
+	}
+	for _, t := range r.touches[e.lo:e.hi] {
+		r.lasts[int(r.objects[t.Obj])+int(t.How)*na+a] = e.index + 1
+	}
+	if last {
+		for b := range pred {
+			pred[b] = int32(len(r.where[b]))
+		}
+	}
+	own := r.clock(pos)
+	clear(own)
+	join := func(p int) {
+		for b, v := range r.clock(p) {
+			own[b] = max(own[b], v)
+		}
+	}
+	if e.index > 0 {
+		join(int(r.where[a][e.index-1]))
+	}
+	if e.creator >= 0 {
+		join(int(e.creator))
+	}
+	pred[a] = 0
+	r.direct = r.direct[:0]
+	if pos >= r.from {
+		for b, i := range pred {
+			// Directly: not through the actor's own past, nor through another of them.
+			direct := i > own[b]
+			for c, k := range pred {
+				if direct && k > 0 && c != b && r.clock(int(r.where[c][k-1]))[b] >= i {
+					direct = false
+				}
+			}
+			if direct {
+				r.direct = append(r.direct, r.where[b][i-1])
+			}
+		}
+	}
+	for b, i := range pred {
+		if i > 0 {
+			join(int(r.where[b][i-1]))
+		}
+	}
+	own[a] = e.index + 1
+	r.where[a] = append(r.where[a], int32(pos))
+	for _, i := range r.direct {
+		r.reverse(int(i), pos)
+	}
+}
+
+// reverse enters the race of the steps at i and j: who would have to be chosen at i for
+// them to come in the other order. Those are the actors whose first step behind i, among
+// those that do not come after i and j itself, comes after no other of them.
+func (r *porRun) reverse(i, j int) {
+	ei := &r.events[i]
+	before := func(c []int32, e *event) bool { return c[e.actor] > e.index }
+	var first [maxActors]int32
+	var in uint64
+	for c := range r.actors {
+		k := r.after(c, i)
+		if k < 0 || k > j {
+			continue
+		}
+		if k != j && before(r.clock(k), ei) {
+			continue
+		}
+		first[c] = int32(k)
+		in |= 1 << c
+	}
+	var initials uint64
+	for m := in; m != 0; m &= m - 1 {
+		c := bits.TrailingZeros64(m)
+		clock := r.clock(int(first[c]))
+		free := true
+		for o := in &^ (1 << c); o != 0; o &= o - 1 {
+			if d := bits.TrailingZeros64(o); before(clock, &r.events[first[d]]) {
+				free = false
+				break
+			}
+		}
+		if free {
+			initials |= 1 << c
+		}
+	}
+	if initials &= r.enabled[i]; initials != 0 {
+		for k := range r.races {
+			if r.races[k].pos == i && r.races[k].mask == initials {
+				return
+			}
+		}
+		r.races = append(r.races, race{i, initials, false})
+	}
+}
+
+// after returns the position of an actor's first step behind a position, or -1.
+func (r *porRun) after(actor, pos int) int {
+	w := r.where[actor]
+	lo, hi := 0, len(w)
+	for lo < hi {
+		if m := (lo + hi) / 2; int(w[m]) <= pos {
+			lo = m + 1
+		} else {
+			hi = m
+		}
+	}
+	if lo == len(w) {
+		return -1
+	}
+	return int(w[lo])
+}
+
+// classHash sums up which steps were taken, and in which partial order: it is the same for
+// two runs if and (but for collisions) only if one is the other with independent
+// steps swapped.
+func (r *porRun) classHash() (sum uint64) {
+	var keys [maxActors]uint64
+	for a := range r.actors {
+		keys[a] = uint64(a + 1)
+		if a >= r.cpus {
+			keys[a] = r.chains[a-r.cpus] ^ 1<<63
+		}
+		keys[a] = mix(keys[a], 0)
+	}
+	for pos := range r.events {
+		h := keys[r.events[pos].actor]
+		var s uint64
+		for b, v := range r.clock(pos) {
+			if v > 0 {
+				s += mix(keys[b], uint64(v))
+			}
+		}
+		sum += mix(h, s)
+	}
+	return sum
+}
