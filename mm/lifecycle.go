@@ -42,14 +42,14 @@ func (s *System) NewMM(t *sched.Task) (*MM, error) {
 //
 // Preconditions:
 //   - the caller knows of a user that cannot go away meanwhile
-func (m *MM) MMGet(t *sched.Task) { m.Users.Add(t.C, m.obj, 1) }
+func (m *MM) MMGet(t *sched.Task) { m.Users.Add(t.C, m.usersObj(), 1) }
 
 // MMPut drops a user (mmput); the last one takes the mappings down. It may sleep.
 func (m *MM) MMPut(t *sched.Task) {
 	if t.PreemptDisabled() {
 		t.Oops("mmput may sleep, but preemption is disabled")
 	}
-	if m.Users.AddReturn(t.C, m.obj, -1) == 0 {
+	if m.Users.AddReturn(t.C, m.usersObj(), -1) == 0 {
 		m.exitMmap(t)
 		m.Sys.mmlistDel(t, m)
 		m.MMDrop(t)

@@ -50,6 +50,10 @@ type CPU struct {
 	// pending has a bit for each raised vector. Atomic.
 	pending atomic.Uint64
 
+	// Want is the lock word that the CPU is about to take, while it stands at the point
+	// before that: a search need not try until it is free. Owner.
+	Want *SpinWord
+
 	// Foot collects what steps touch; nil unless a search wants to know. Immutable.
 	Foot *Footprint
 

@@ -67,12 +67,14 @@ type CPUPart uint8
 
 // The parts.
 const (
-	CPUPending CPUPart = iota // raised vectors: the object of CPUObj
-	CPUQueue                  // tasks that wait to run
-	CPUIdle                   // whether the idle task runs
-	CPUTimers                 // timers that have expired
-	CPUDone                   // block requests that are done
-	CPURCU                    // callbacks that wait for a grace period: one list for all CPUs
+	CPUPending   CPUPart = iota // raised vectors: the object of CPUObj
+	CPUQueue                    // tasks that wait to run
+	CPUIdle                     // whether the idle task runs
+	CPUAvailable                // whether it has nothing to do
+	CPUSpare                    // whether it has a task that another could take
+	CPUTimers                   // timers that have expired
+	CPUDone                     // block requests that are done
+	CPURCU                      // callbacks that wait for a grace period: one list for all CPUs
 )
 
 // CPUPartObj names a part of a CPU's state.

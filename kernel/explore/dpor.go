@@ -148,9 +148,7 @@ func (s *reduction) work() {
 	for j := range s.jobs {
 		j.ran = s.ctx.Err() == nil
 		if j.ran {
-			m := meter{Strategy: &j.run}
-			j.outcome.obs = guarded(run, &m, nil)
-			j.outcome.len = m.steps
+			j.outcome.obs = guarded(run, &j.run, nil)
 			abrupt := false
 			if res := j.outcome.obs.Result; res != nil && !j.run.blocked {
 				abrupt = res.Reason != sched.Quiet && res.Reason != sched.Deadlock
@@ -281,7 +279,7 @@ func (s *reduction) fold(j *porJob) {
 		}
 		s.out.add(s.out.Schedules, &j.outcome)
 	}
-	if Debug {
+	if Debug && false {
 		fmt.Println("run from", r.from, "blocked", r.blocked, "class", r.class, j.outcome.obs.Verdict)
 		for i := range r.events {
 			e := &r.events[i]

@@ -33,6 +33,8 @@ type event struct {
 	index   int32 // among the actor's steps
 	creator int32 // position of the step that added the actor, if this is its first; else -1
 	lo, hi  int32 // footprint, in touches
+	op      x86.Op
+	obj     x86.ObjID
 }
 
 // porRun is a strategy that makes the choices of a prefix, then avoids who sleeps, and
@@ -50,6 +52,7 @@ type porRun struct {
 	touches []x86.Touch
 	chosen  sched.Actor
 	foot    *x86.Footprint
+	Labels  []string
 	blocked bool // everybody who could act sleeps
 	err     error
 
@@ -120,6 +123,13 @@ func (r *porRun) asleep(pos int) (mask uint64) {
 	return mask
 }
 
+// end tells that the last step that counts is over.
+func (r *porRun) end(ch *sched.Choice) {
+	r.foot = ch.Foot
+	r.close()
+	r.foot = nil
+}
+
 // Pick implements sched.Strategy.
 func (r *porRun) Pick(ch *sched.Choice) int {
 	r.fix(ch)
@@ -134,7 +144,9 @@ func (r *porRun) Pick(ch *sched.Choice) int {
 			r.err = fmt.Errorf("explore: more than %d actors (CPUs, requests and timers) in one run: too many for partial-order reduction", maxActors)
 			return sched.Cut
 		}
-		mask |= 1 << a
+		if !ch.Enabled[i].Held {
+			mask |= 1 << a
+		}
 		if n < len(r.prefix) && a == r.prefix[n] {
 			pick = i
 		}
@@ -145,27 +157,42 @@ func (r *porRun) Pick(ch *sched.Choice) int {
 			r.err = fmt.Errorf("explore: the program did not repeat itself: actor %d cannot act at decision %d", r.prefix[n], n)
 			return sched.Cut
 		}
+	case mask == 0:
+		pick = Default(ch) // a deadlock of spinlocks: let them find out
+		mask = 1 << r.actor(&ch.Enabled[pick])
 	default:
-		pick = Default(ch)
-		if sleeping := r.asleep(n); sleeping != 0 && sleeping>>r.actor(&ch.Enabled[pick])&1 != 0 {
-			pick = -1
-			for i := range ch.Enabled {
-				if sleeping>>r.actor(&ch.Enabled[i])&1 == 0 {
-					pick = i
-					break
-				}
-			}
-			if pick < 0 {
-				r.blocked = true
-				return sched.Cut
-			}
+		pick = r.choose(ch, mask&^r.asleep(n))
+		if pick < 0 {
+			r.blocked = true
+			return sched.Cut
 		}
 	}
 	r.chosen = ch.Enabled[pick]
+	if Debug {
+		r.Labels = append(r.Labels[:n], fmt.Sprint(r.chosen.CPU, ":", r.chosen.Op, " ", objText(r.chosen.Obj)))
+	}
 	r.took(&r.chosen)
 	r.enabled = append(r.enabled, mask)
-	r.events = append(r.events, event{actor: r.actor(&r.chosen)})
+	r.events = append(r.events, event{actor: r.actor(&r.chosen), op: r.chosen.Op, obj: r.chosen.Obj})
 	return pick
+}
+
+// choose follows the default rule among some actors; -1 if there is none.
+func (r *porRun) choose(ch *sched.Choice, among uint64) int {
+	first := -1
+	for i := range ch.Enabled {
+		a := &ch.Enabled[i]
+		if among>>r.actor(a)&1 == 0 {
+			continue
+		}
+		if a.CPU >= 0 && a.CPU == ch.Last {
+			return i
+		}
+		if first < 0 {
+			first = i // CPUs come first
+		}
+	}
+	return first
 }
 
 // analysis is what a run finds out about the order of its steps.
@@ -273,15 +300,15 @@ func (r *porRun) order(pos int, last bool) {
 	r.direct = r.direct[:0]
 	if pos >= r.from {
 		for b, i := range pred {
-			// Directly: not through the actor's own past, nor through another of them.
-			direct := i > own[b]
-			for c, k := range pred {
-				if direct && k > 0 && c != b && r.clock(int(r.where[c][k-1]))[b] >= i {
-					direct = false
-				}
+			if i <= own[b] || !r.unordered(pred, b, i) {
+				continue
 			}
-			if direct {
-				r.direct = append(r.direct, r.where[b][i-1])
+			at := r.where[b][i-1]
+			r.direct = append(r.direct, at)
+			if e.op == x86.OpLock && r.events[at].op == x86.OpUnlock && r.events[at].obj == e.obj {
+				if k := r.acquired(b, int(i-1)); k > own[b] && r.unordered(pred, b, k) {
+					r.direct = append(r.direct, r.where[b][k-1])
+				}
 			}
 		}
 	}
@@ -297,10 +324,45 @@ func (r *porRun) order(pos int, last bool) {
 	}
 }
 
+// unordered reports whether step number i of actor b comes before the step in hand
+// directly: not through a step of another actor that does, too.
+func (r *porRun) unordered(pred []int32, b int, i int32) bool {
+	for c, k := range pred {
+		if k > 0 && c != b && r.clock(int(r.where[c][k-1]))[b] >= i {
+			return false
+		}
+	}
+	return true
+}
+
+// acquired returns 1 + the index of the step in which actor b took the lock that it
+// releases in its step i. Who waits for a spinlock is not run, so the order of a release and
+// the next acquisition cannot be reversed; that of the two acquisitions can.
+func (r *porRun) acquired(b, i int) int32 {
+	obj := r.events[r.where[b][i]].obj
+	for i--; i >= 0; i-- {
+		if e := &r.events[r.where[b][i]]; e.op == x86.OpLock && e.obj == obj {
+			return int32(i + 1)
+		}
+	}
+	return 0
+}
+
 // reverse enters the race of the steps at i and j: who would have to be chosen at i for
 // them to come in the other order. Those are the actors whose first step behind i, among
 // those that do not come after i and j itself, comes after no other of them.
 func (r *porRun) reverse(i, j int) {
+	if Debug {
+		a, b := r.events[i], r.events[j]
+		for _, x := range r.touches[a.lo:a.hi] {
+			for _, y := range r.touches[b.lo:b.hi] {
+				if x.Obj == y.Obj && x.How.Conflicts(y.How) {
+					Counts[x.Obj]++
+					Pairs[fmt.Sprint(r.Labels[i], x, " // ", r.Labels[j], y)]++
+				}
+			}
+		}
+	}
 	ei := &r.events[i]
 	before := func(c []int32, e *event) bool { return c[e.actor] > e.index }
 	var first [maxActors]int32
@@ -382,3 +444,6 @@ func (r *porRun) classHash() (sum uint64) {
 	}
 	return sum
 }
+
+var Pairs = map[string]int{}
+var Counts = map[x86.ObjID]int{}

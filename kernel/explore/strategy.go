@@ -213,13 +213,32 @@ type Gate struct {
 	open bool
 	from uint64
 	step uint64
+	// closed is set by Close, closing from then to the next choice.
+	closed, closing bool
 }
 
 // NewGate returns a closed gate before s.
 func NewGate(s sched.Strategy) *Gate { return &Gate{s: s, rule: fair{inner: &script{}}} }
 
 // Open lets the strategy decide from the next point on.
-func (g *Gate) Open() { g.open, g.from = true, g.step }
+func (g *Gate) Open() {
+	if !g.closed {
+		g.open, g.from = true, g.step
+	}
+}
+
+// Close ends what is searched: from the next point on the schedule is the default one
+// again. A target calls it when nothing that follows can change its verdict, because
+// tearing down a program has as many schedules as what went before, and a search
+// would have to multiply the two. It closes for good.
+func (g *Gate) Close() {
+	if g.open {
+		g.open, g.closed, g.closing = false, true, true
+	}
+}
+
+// ender is a strategy that wants to see the choice at which its gate has closed.
+type ender interface{ end(ch *sched.Choice) }
 
 // Begin implements sched.Strategy.
 func (g *Gate) Begin(cpus int) {
@@ -230,6 +249,12 @@ func (g *Gate) Begin(cpus int) {
 // Pick implements sched.Strategy.
 func (g *Gate) Pick(ch *sched.Choice) int {
 	if !g.open {
+		if g.closing {
+			g.closing = false
+			if e, ok := g.s.(ender); ok {
+				e.end(ch)
+			}
+		}
 		g.step = ch.Step
 		return g.rule.Pick(ch)
 	}

@@ -35,6 +35,9 @@ type Actor struct {
 	// how many he had added before: unlike Seq, the same in schedules that differ only
 	// in the order of steps that have nothing to do with each other.
 	Chain uint64
+	// Held is set when the operation is to take a spinlock that somebody holds: the step
+	// would find that, and wait. A search that knows what a wait is may leave it out.
+	Held bool
 	// Op and Obj say what the step will do.
 	Op  x86.Op
 	Obj x86.ObjID
@@ -85,6 +88,7 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 	}
 	c := m.cpus[xc.ID]
 	d := &m.det1
+	want := xc.Want
 	d.steps++
 	if d.steps&1023 == 0 {
 		d.beat.Store(d.steps)
@@ -110,6 +114,7 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 		// The interrupted operation is a step of its own: what the handler did, an
 		// acknowledgement say, may let others act before it.
 		c.op, c.obj = op, obj
+		xc.Want = want
 		m.dispatch(c)
 	}
 	if xc.Now() >= c.sliceEnd && c.cur != c.idle && c.queued() {
@@ -120,6 +125,11 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 	if m.observer != nil {
 		m.observer.Step(d.steps, c.cur, op, obj)
 	}
+}
+
+// held reports whether the CPU wants a lock that is taken, and has nothing else to do.
+func (c *cpu) held() bool {
+	return c.Want != nil && c.Want.Locked() && (c.Pending() == 0 || c.IRQsDisabled())
 }
 
 // irqDue reports whether an interrupt is to be taken before anything else.
@@ -205,7 +215,7 @@ func (m *Machine) choose() int {
 		en := d.choice.Enabled[:0]
 		for i, c := range m.cpus {
 			if !c.waiting {
-				en = append(en, Actor{CPU: i, Op: c.op, Obj: c.obj})
+				en = append(en, Actor{CPU: i, Op: c.op, Obj: c.obj, Held: c.held()})
 			}
 		}
 		q := &m.events

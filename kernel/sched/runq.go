@@ -187,6 +187,7 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 	t.onRQ = true
 	t.preempted = false
 	m.Touch(x86.CPUPartObj(target.ID, x86.CPUQueue), x86.AccWrite)
+	before := target.look()
 	if target == home {
 		home.rq.push(t)
 		home.rq.lock.Unlock()
@@ -197,6 +198,7 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 		target.rq.push(t)
 		target.rq.lock.Unlock()
 	}
+	target.show(before)
 	m.resched(by, target, preempt)
 	return true
 }
@@ -205,6 +207,39 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 func (c *cpu) queued() bool {
 	c.Touch(x86.CPUPartObj(c.ID, x86.CPUQueue), x86.AccRead)
 	return c.rq.n.Load() > 0
+}
+
+// seen is what other CPUs can see of the CPU's load.
+type seen struct{ available, spare bool }
+
+// look returns what others can see now; after a change, show tells a search what of
+// it has changed. Nobody looks at the queue itself but its CPU and who wakes a task there.
+func (c *cpu) look() seen {
+	if !c.m.det {
+		return seen{}
+	}
+	n, idle := c.rq.n.Load(), c.cur == c.idle
+	return seen{n == 0 && idle, n > 1 || n == 1 && !idle}
+}
+
+func (c *cpu) show(before seen) {
+	now := c.look()
+	if now.available != before.available {
+		c.Touch(x86.CPUPartObj(c.ID, x86.CPUAvailable), x86.AccWrite)
+	}
+	if now.spare != before.spare {
+		c.Touch(x86.CPUPartObj(c.ID, x86.CPUSpare), x86.AccWrite)
+	}
+}
+
+// spare reports whether the CPU has a task that it cannot run now. A hint.
+func (c *cpu) spare() bool {
+	if c.m.det {
+		c.Touch(x86.CPUPartObj(c.ID, x86.CPUSpare), x86.AccRead)
+		return c.look().spare
+	}
+	n := c.rq.n.Load()
+	return n > 1 || n == 1 && !c.isIdle.Load()
 }
 
 // load is how many tasks the CPU has: nr_running. A hint.
@@ -218,7 +253,11 @@ func (c *cpu) load() int {
 
 // available reports whether the CPU has nothing to do. A hint.
 func (c *cpu) available() bool {
-	return !c.queued() && c.curIsIdle()
+	if c.m.det {
+		c.Touch(x86.CPUPartObj(c.ID, x86.CPUAvailable), x86.AccRead)
+		return c.look().available
+	}
+	return c.rq.n.Load() == 0 && c.isIdle.Load()
 }
 
 func (c *cpu) curIsIdle() bool {
@@ -271,14 +310,14 @@ func (m *Machine) leastLoaded() int {
 func (m *Machine) pull(c *cpu) bool {
 	var from *cpu
 	for _, o := range m.cpus {
-		c.Touch(x86.CPUPartObj(o.ID, x86.CPUQueue), x86.AccRead)
-		if o != c && o.rq.n.Load() > 0 && o.load() > 1 && (from == nil || o.rq.n.Load() > from.rq.n.Load()) {
+		if o != c && o.spare() && (from == nil || o.rq.n.Load() > from.rq.n.Load()) {
 			from = o
 		}
 	}
 	if from == nil {
 		return false
 	}
+	theirs, ours := from.look(), c.look()
 	// While the task is on neither queue, nobody must take the machine for quiet.
 	c.isIdle.Store(false)
 	m.par.moves.Add(1)
@@ -296,6 +335,8 @@ func (m *Machine) pull(c *cpu) bool {
 	c.rq.lock.Lock()
 	c.rq.push(t)
 	c.rq.lock.Unlock()
+	from.show(theirs)
+	c.show(ours)
 	c.Trace.Inc(trace.EmuMigrations)
 	return true
 }
