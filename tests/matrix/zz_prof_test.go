@@ -29,3 +29,19 @@ func TestZZProf(t *testing.T) {
 	}
 	t.Logf("%s %v: %.0f/s, steps %d..%d..%d, %v states %d", name, d, float64(n)/d.Seconds(), r.StepsMin, r.StepsMedian, r.StepsMax, r.ByVerdict, r.States)
 }
+
+func TestZZDpor(t *testing.T) {
+	name := os.Getenv("W")
+	n, _ := strconv.Atoi(os.Getenv("N"))
+	w := workload.Lookup(name)
+	hosts := kernel.NewHosts()
+	vals := w.Values(true)
+	tg := Target(w, vals, policy.Lookup(os.Getenv("P")), hosts)
+	start := time.Now()
+	r, err := explore.Reduce(context.Background(), *tg, explore.ReduceOptions{Schedules: uint64(n), Workers: 2})
+	d := time.Since(start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("complete %v: %d schedules, %d classes, %d blocked, left %d, %v, %d states clocked %d; %v %.0f/s", r.Complete, r.Schedules, r.Classes, r.Blocked, r.Left, r.ByVerdict, r.States, r.Clocked, d, float64(r.Schedules+r.Blocked)/d.Seconds())
+}

@@ -50,9 +50,10 @@ func All() []*Workload {
 	return []*Workload{dmaThread(), forkscrew(), forkscrewreverse(), pinFork(), lateDMA(), vmspliceDisclosure(), ptracePeek()}
 }
 
-// Lookup returns the workload with the given name, nil if there is none.
+// Lookup returns the workload with the given name, one of All or of Races; nil if there
+// is none.
 func Lookup(name string) *Workload {
-	for _, w := range All() {
+	for _, w := range append(All(), Races()...) {
 		if w.Name == name {
 			return w
 		}
@@ -149,6 +150,13 @@ const maxFindings = 4
 func (r *Run) begin() {
 	if r.gate != nil {
 		r.gate.Open()
+	}
+}
+
+// end ends what is searched: see explore.Gate.Close.
+func (r *Run) end() {
+	if r.gate != nil {
+		r.gate.Close()
 	}
 }
 
