@@ -115,8 +115,14 @@ type node struct {
 	asleep  uint64
 	kids    []sleeper // who has been chosen here
 	taken   uint64    // who has been chosen or is in todo
-	todo    []uint8
+	todo    []todo
 	queued  bool
+}
+
+// todo is an actor to choose at a decision, and who should follow.
+type todo struct {
+	actor uint8
+	way   []uint8
 }
 
 // porJob is a run to make.
@@ -164,7 +170,7 @@ func (s *reduction) work() {
 func (s *reduction) search(ctx context.Context) error {
 	s.ctx = ctx
 	first := s.job()
-	first.run.start(nil, nil)
+	first.run.start(nil, nil, nil)
 	s.wave = append(s.wave, first)
 	for len(s.wave) > 0 {
 		for _, j := range s.wave {
@@ -234,11 +240,12 @@ func (s *reduction) next() {
 		s.stack = s.stack[:len(s.stack)-1]
 		n.queued = false
 		j := s.job()
-		j.node, j.actor = n, n.todo[0]
+		j.node, j.actor = n, n.todo[0].actor
+		way := n.todo[0].way
 		n.todo = n.todo[1:]
 		s.left--
 		j.prefix = append(n.path(j.prefix[:0]), j.actor)
-		j.run.start(j.prefix, n.sleep)
+		j.run.start(j.prefix, way, n.sleep)
 		j.run.sleep = append(j.run.sleep, n.kids...)
 		s.wave = append(s.wave, j)
 	}
@@ -264,6 +271,16 @@ func (s *reduction) fold(j *porJob) {
 	}
 	if r.blocked {
 		s.out.Blocked++
+		if Debug && s.out.Blocked < 12 {
+			fmt.Printf("BLOCKED from %d to %d, guide was %d, asleep %b; cpus %d\n", r.from, len(r.events), r.guided, r.asleep(len(r.events)), r.cpus)
+			for i := range r.sleep {
+				fmt.Println("   sleeper", r.sleep[i])
+			}
+			for k := r.from; k < len(r.events); k++ {
+				e := &r.events[k]
+				fmt.Printf("  %d %s en %b %v\n", k, r.Labels[k], r.enabled[k], r.touches[e.lo:e.hi])
+			}
+		}
 	} else {
 		if _, known := s.classes[r.class]; !known {
 			s.out.Classes++
@@ -298,10 +315,17 @@ func (s *reduction) fold(j *porJob) {
 		if !c.each && c.mask&(n.taken|n.asleep) != 0 {
 			continue
 		}
+		if !c.each && r.maximal && n.covers(r, c) {
+			continue
+		}
 		for m := c.mask &^ (n.taken | n.asleep); m != 0; m &= m - 1 {
 			a := uint8(bits.TrailingZeros64(m))
 			n.taken |= 1 << a
-			n.todo = append(n.todo, a)
+			next := todo{actor: a}
+			if !c.each {
+				next.way = r.way(c, a)
+			}
+			n.todo = append(n.todo, next)
 			s.left++
 			if !c.each {
 				break
@@ -311,6 +335,23 @@ func (s *reduction) fold(j *porJob) {
 			s.push(n)
 		}
 	}
+}
+
+// covers reports whether somebody who sleeps at the decision, or has been chosen there, would take a step
+// that the whole way has nothing to do with: then what the way leads to has been reached with that
+// step first.
+func (n *node) covers(r *porRun, c *race) bool {
+	for i := range n.sleep {
+		if r.undisturbed(c, n.sleep[i].touches) {
+			return true
+		}
+	}
+	for i := range n.kids {
+		if n.kids[i].actor != r.events[c.pos].actor && r.undisturbed(c, n.kids[i].touches) {
+			return true
+		}
+	}
+	return false
 }
 
 const never = int(^uint(0) >> 1)
@@ -374,7 +415,7 @@ func (s *reduction) witness(r *porRun) Spec {
 	for i := range r.events {
 		prefix[i] = r.events[i].actor
 	}
-	again.start(prefix, nil)
+	again.start(prefix, nil, nil)
 	_, rec := Record(*s.target, &again)
 	return Spec{Kind: KindSwitches, Switches: rec.Switches()}
 }

@@ -25,6 +25,7 @@ type race struct {
 	pos  int
 	mask uint64
 	each bool // all of the actors are needed, not just one
+	with int  // position of the second of the two steps
 }
 
 // event is a step of a run.
@@ -35,6 +36,7 @@ type event struct {
 	lo, hi  int32 // footprint, in touches
 	op      x86.Op
 	obj     x86.ObjID
+	wants   bool // waits for the lock that it takes
 }
 
 // porRun is a strategy that makes the choices of a prefix, then avoids who sleeps, and
@@ -42,6 +44,7 @@ type event struct {
 type porRun struct {
 	follower
 	prefix  []uint8
+	guide   []uint8 // choices to make behind the prefix as long as they can be made
 	from    int // what is new begins here: the last choice of the prefix, or 0
 	sleep   []sleeper
 	chains  []uint64 // chain of actor cpus+i
@@ -53,6 +56,9 @@ type porRun struct {
 	chosen  sched.Actor
 	foot    *x86.Footprint
 	Labels  []string
+	guided int
+	closed  bool   // the gate was closed,
+	cutOff  uint64 // which kept these from acting
 	blocked bool // everybody who could act sleeps
 	err     error
 
@@ -60,13 +66,15 @@ type porRun struct {
 }
 
 // start prepares a run.
-func (r *porRun) start(prefix []uint8, sleep []sleeper) {
-	r.prefix, r.from = prefix, max(0, len(prefix)-1)
+func (r *porRun) start(prefix, guide []uint8, sleep []sleeper) {
+	r.guided = len(guide)
+	r.prefix, r.guide, r.from = prefix, guide, max(0, len(prefix)-1)
 	r.sleep = append(r.sleep[:0], sleep...)
 	for i := range r.sleep {
 		r.sleep[i].until = int(^uint(0) >> 1)
 	}
 	r.blocked, r.err, r.foot = false, nil, nil
+	r.closed, r.cutOff = false, 0
 }
 
 // Begin implements sched.Strategy.
@@ -127,7 +135,12 @@ func (r *porRun) asleep(pos int) (mask uint64) {
 func (r *porRun) end(ch *sched.Choice) {
 	r.foot = ch.Foot
 	r.close()
-	r.foot = nil
+	r.foot, r.closed = nil, true
+	for i := range ch.Enabled {
+		if a := r.actor(&ch.Enabled[i]); !ch.Enabled[i].Held && a != r.events[len(r.events)-1].actor {
+			r.cutOff |= 1 << a
+		}
+	}
 }
 
 // Pick implements sched.Strategy.
@@ -161,7 +174,13 @@ func (r *porRun) Pick(ch *sched.Choice) int {
 		pick = Default(ch) // a deadlock of spinlocks: let them find out
 		mask = 1 << r.actor(&ch.Enabled[pick])
 	default:
-		pick = r.choose(ch, mask&^r.asleep(n))
+		awake := mask &^ r.asleep(n)
+		if k := n - len(r.prefix); k < len(r.guide) && awake>>r.guide[k]&1 != 0 {
+			awake = 1 << r.guide[k]
+		} else {
+			r.guide = nil
+		}
+		pick = r.choose(ch, awake)
 		if pick < 0 {
 			r.blocked = true
 			return sched.Cut
@@ -173,7 +192,7 @@ func (r *porRun) Pick(ch *sched.Choice) int {
 	}
 	r.took(&r.chosen)
 	r.enabled = append(r.enabled, mask)
-	r.events = append(r.events, event{actor: r.actor(&r.chosen), op: r.chosen.Op, obj: r.chosen.Obj})
+	r.events = append(r.events, event{actor: r.actor(&r.chosen), op: r.chosen.Op, obj: r.chosen.Obj, wants: r.chosen.Wants && !r.chosen.Held})
 	return pick
 }
 
@@ -203,7 +222,8 @@ type analysis struct {
 	objects map[x86.ObjID]int32
 	lasts   []int32 // for each object, access and actor: 1 + index of the last such step
 	pred    []int32 // scratch: 1 + index of the latest step of each actor that this one depends on
-	direct  []int32 // scratch: positions of the steps that it races with
+	direct  []int32 // positions of races: the first step, the second
+	maximal bool    // nobody could have gone on
 	races   []race
 	class   uint64
 }
@@ -218,6 +238,15 @@ func (r *porRun) finish(abrupt bool) {
 		r.close()
 	}
 	n := len(r.events)
+	switch {
+	case n == 0:
+		return
+	case r.closed:
+		abrupt = r.cutOff != 0
+	case abrupt:
+		r.cutOff = r.enabled[n-1] &^ (1 << r.events[n-1].actor)
+	}
+	r.maximal = !r.blocked && !abrupt
 	r.actors = r.cpus + len(r.chains)
 	if cap(r.clocks) < n*r.actors {
 		r.clocks = make([]int32, 2*n*r.actors)
@@ -235,12 +264,15 @@ func (r *porRun) finish(abrupt bool) {
 	clear(r.objects)
 	r.lasts = r.lasts[:0]
 	r.pred = append(r.pred[:0], make([]int32, r.actors)...)
-	r.races = r.races[:0]
+	r.races, r.direct = r.races[:0], r.direct[:0]
 	for pos := range r.events {
 		r.order(pos, abrupt && pos == n-1)
 	}
-	if abrupt && n > 0 {
-		r.races = append(r.races, race{n - 1, r.enabled[n-1] &^ (1 << r.events[n-1].actor), true})
+	for i := 0; i < len(r.direct); i += 2 {
+		r.reverse(int(r.direct[i]), int(r.direct[i+1]))
+	}
+	if abrupt {
+		r.races = append(r.races, race{pos: n - 1, mask: r.cutOff & r.enabled[n-1], each: true})
 	}
 	r.class = r.classHash()
 }
@@ -297,17 +329,19 @@ func (r *porRun) order(pos int, last bool) {
 		join(int(e.creator))
 	}
 	pred[a] = 0
-	r.direct = r.direct[:0]
 	if pos >= r.from {
 		for b, i := range pred {
 			if i <= own[b] || !r.unordered(pred, b, i) {
 				continue
 			}
 			at := r.where[b][i-1]
-			r.direct = append(r.direct, at)
-			if e.op == x86.OpLock && r.events[at].op == x86.OpUnlock && r.events[at].obj == e.obj {
+			handed := e.wants && r.events[at].op == x86.OpUnlock && r.events[at].obj == e.obj
+			if !handed && !r.enables(pred, b, int(at), a) {
+				r.direct = append(r.direct, at, int32(pos))
+			}
+			if handed {
 				if k := r.acquired(b, int(i-1)); k > own[b] && r.unordered(pred, b, k) {
-					r.direct = append(r.direct, r.where[b][k-1])
+					r.direct = append(r.direct, r.where[b][k-1], int32(pos))
 				}
 			}
 		}
@@ -319,9 +353,6 @@ func (r *porRun) order(pos int, last bool) {
 	}
 	own[a] = e.index + 1
 	r.where[a] = append(r.where[a], int32(pos))
-	for _, i := range r.direct {
-		r.reverse(int(i), pos)
-	}
 }
 
 // unordered reports whether step number i of actor b comes before the step in hand
@@ -329,6 +360,20 @@ func (r *porRun) order(pos int, last bool) {
 func (r *porRun) unordered(pred []int32, b int, i int32) bool {
 	for c, k := range pred {
 		if k > 0 && c != b && r.clock(int(r.where[c][k-1]))[b] >= i {
+			return false
+		}
+	}
+	return true
+}
+
+// enables reports whether the step at a position let actor a act, who could not before, and
+// nobody else did since: then a's next step cannot come before it.
+func (r *porRun) enables(pred []int32, b, at, a int) bool {
+	if r.enabled[at]>>a&1 != 0 {
+		return false
+	}
+	for c, k := range pred {
+		if k > 0 && c != b && int(r.where[c][k-1]) > at {
 			return false
 		}
 	}
@@ -349,8 +394,9 @@ func (r *porRun) acquired(b, i int) int32 {
 }
 
 // reverse enters the race of the steps at i and j: who would have to be chosen at i for
-// them to come in the other order. Those are the actors whose first step behind i, among
-// those that do not come after i and j itself, comes after no other of them.
+// them to come in the other order. That takes the steps behind i that do not come after
+// it, and j; of those, whose first step comes after no other of them can begin.
+// Of a run that went to its end all such steps count, else those before j.
 func (r *porRun) reverse(i, j int) {
 	if Debug {
 		a, b := r.events[i], r.events[j]
@@ -369,7 +415,7 @@ func (r *porRun) reverse(i, j int) {
 	var in uint64
 	for c := range r.actors {
 		k := r.after(c, i)
-		if k < 0 || k > j {
+		if a := int(r.events[j].actor); k < 0 || k > j && (c == a || !r.maximal) {
 			continue
 		}
 		if k != j && before(r.clock(k), ei) {
@@ -399,8 +445,41 @@ func (r *porRun) reverse(i, j int) {
 				return
 			}
 		}
-		r.races = append(r.races, race{i, initials, false})
+		r.races = append(r.races, race{pos: i, mask: initials, with: j})
 	}
+}
+
+// way returns the actors of the steps that put the second step of a race before the
+// first: those between them that do not come after the first, and the second. That of
+// actor a, which may begin, is left out: it has been taken.
+func (r *porRun) way(c *race, a uint8) (way []uint8) {
+	first := &r.events[c.pos]
+	for k := c.pos + 1; k <= c.with; k++ {
+		if k < c.with && r.clock(k)[first.actor] > first.index {
+			continue
+		}
+		if r.events[k].actor == a && a != maxActors {
+			a = maxActors
+			continue
+		}
+		way = append(way, r.events[k].actor)
+	}
+	return way
+}
+
+// undisturbed reports whether a step that could be taken before the race has nothing to do
+// with any of those that put the second step of the race before the first.
+func (r *porRun) undisturbed(c *race, touches []x86.Touch) bool {
+	first := &r.events[c.pos]
+	for k := c.pos + 1; k < len(r.events); k++ {
+		if k != c.with && r.clock(k)[first.actor] > first.index {
+			continue
+		}
+		if e := &r.events[k]; dependent(touches, r.touches[e.lo:e.hi]) {
+			return false
+		}
+	}
+	return true
 }
 
 // after returns the position of an actor's first step behind a position, or -1.

@@ -38,6 +38,8 @@ type Actor struct {
 	// Held is set when the operation is to take a spinlock that somebody holds: the step
 	// would find that, and wait. A search that knows what a wait is may leave it out.
 	Held bool
+	// Wants is set when the operation is to take a spinlock, held or not.
+	Wants bool
 	// Op and Obj say what the step will do.
 	Op  x86.Op
 	Obj x86.ObjID
@@ -146,7 +148,7 @@ func (m *Machine) Touch(obj x86.ObjID, how x86.Access) { m.cpus[0].Touch(obj, ho
 
 // Wrote enables the CPUs that wait for obj.
 func (m *Machine) Wrote(xc *x86.CPU, obj x86.ObjID) {
-	xc.Touch(obj, x86.AccWrite)
+	xc.Touch(obj, x86.AccAdd) // waking twice is waking once
 	for _, c := range m.cpus {
 		if c.waiting && c.waitObj == obj {
 			c.SetNow(xc.Now() + m.cost.LineTransfer)
@@ -215,7 +217,7 @@ func (m *Machine) choose() int {
 		en := d.choice.Enabled[:0]
 		for i, c := range m.cpus {
 			if !c.waiting {
-				en = append(en, Actor{CPU: i, Op: c.op, Obj: c.obj, Held: c.held()})
+				en = append(en, Actor{CPU: i, Op: c.op, Obj: c.obj, Held: c.held(), Wants: c.Want != nil})
 			}
 		}
 		q := &m.events

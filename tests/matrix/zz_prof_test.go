@@ -3,6 +3,7 @@ package matrix
 import (
 	"context"
 	"os"
+	"sort"
 	"strconv"
 	"testing"
 	"time"
@@ -37,8 +38,19 @@ func TestZZDpor(t *testing.T) {
 	hosts := kernel.NewHosts()
 	vals := w.Values(true)
 	tg := Target(w, vals, policy.Lookup(os.Getenv("P")), hosts)
+	nw := 2
+	if os.Getenv("DBG") != "" {
+		explore.Debug = true
+		nw = 1
+		defer func() {
+			var ps []string
+			for o := range explore.Pairs { ps = append(ps, o) }
+			sort.Slice(ps, func(i, j int) bool { return explore.Pairs[ps[i]] > explore.Pairs[ps[j]] })
+			for _, c := range ps[:60] { t.Log(explore.Pairs[c], c) }
+		}()
+	}
 	start := time.Now()
-	r, err := explore.Reduce(context.Background(), *tg, explore.ReduceOptions{Schedules: uint64(n), Workers: 2})
+	r, err := explore.Reduce(context.Background(), *tg, explore.ReduceOptions{Schedules: uint64(n), Workers: nw})
 	d := time.Since(start)
 	if err != nil {
 		t.Fatal(err)

@@ -15,19 +15,31 @@ import (
 func Races() []*Workload { return []*Workload{readFork(), writeShared()} }
 
 // course holds actors at a start line, so that the search begins with all of them
-// ready to go, and collects them at the finish. It waits as a spinlock does, with
-// interrupts enabled: sleeping and waking would be searched too.
+// ready to go, and at the finish, so that it ends with all of them through. They wait as
+// for a spinlock, with interrupts enabled (sleeping and waking would be searched
+// too), and come to the finish in no order: each has a word of its own there.
 type course struct {
-	r             *Run
-	ready, racing x86.Word32 // actors that have not come to the start, and to the finish
-	start, finish x86.ObjID
+	r           *Run
+	ready       x86.Word32 // actors that have not come to the start
+	start, done x86.ObjID
+	over        x86.Word32 // set when all have come to the finish
+	racing      []lane     // the actors but the first
 }
 
-func newCourse(t *kernel.Thread, r *Run, n int32) *course {
+// lane is where one actor runs: locked until it is through.
+type lane struct {
+	word x86.SpinWord
+	obj  x86.ObjID
+}
+
+func newCourse(t *kernel.Thread, r *Run, n int) *course {
 	m := t.Machine().Sched()
-	c := &course{r: r, start: m.NewObj(x86.ClassWord), finish: m.NewObj(x86.ClassWord)}
-	c.ready.Poke(n)
-	c.racing.Poke(n)
+	c := &course{r: r, start: m.NewObj(x86.ClassWord), done: m.NewObj(x86.ClassWord), racing: make([]lane, n-1)}
+	c.ready.Poke(int32(n))
+	for i := range c.racing {
+		c.racing[i].obj = m.NewObj(x86.ClassLock)
+		c.racing[i].word.TryLock()
+	}
 	return c
 }
 
@@ -38,37 +50,49 @@ func (c *course) begin(t *kernel.Thread) {
 			c.r.begin()
 			task.C.Wrote(c.start)
 		}
-		await32(task, &c.ready, c.start)
-		return nil
-	})
-}
-
-// end waits until all have come. The last looks at the outcome; what follows is not
-// searched.
-func (c *course) end(t *kernel.Thread, look func()) {
-	last := false
-	_ = t.Kernel(func(task *sched.Task) error {
-		last = c.racing.AddReturn(task.C, c.finish, -1) == 0
-		if !last {
-			await32(task, &c.racing, c.finish)
+		for n := 1; c.ready.Peek() != 0; n++ {
+			task.C.SpinWait(c.start, n)
 		}
 		return nil
 	})
-	if !last {
-		return
-	}
-	look()
-	c.r.end()
+}
+
+// through is the finish of actor i, from 1. It goes on when the first has looked.
+func (c *course) through(t *kernel.Thread, i int) {
 	_ = t.Kernel(func(task *sched.Task) error {
-		task.C.Wrote(c.finish)
+		l := &c.racing[i-1]
+		task.C.Point(x86.OpUnlock, l.obj)
+		l.word.Unlock()
+		task.C.Wrote(l.obj)
+		for n := 1; c.over.Peek() == 0; n++ {
+			task.C.SpinWait(c.done, n)
+		}
 		return nil
 	})
 }
 
-func await32(t *sched.Task, w *x86.Word32, obj x86.ObjID) {
-	for n := 1; w.Peek() != 0; n++ {
-		t.C.SpinWait(obj, n)
-	}
+// end is the finish of the first actor: it waits for all others and looks at the
+// outcome. What follows is not searched.
+func (c *course) end(t *kernel.Thread, look func()) {
+	_ = t.Kernel(func(task *sched.Task) error {
+		for i := range c.racing {
+			l := &c.racing[i]
+			task.C.Want = &l.word
+			task.C.Point(x86.OpLock, l.obj)
+			task.C.Want = nil
+			for n := 1; !l.word.TryLock(); n++ {
+				task.C.SpinWait(l.obj, n)
+			}
+		}
+		return nil
+	})
+	look()
+	c.r.end()
+	_ = t.Kernel(func(task *sched.Task) error {
+		c.over.Poke(1)
+		task.C.Wrote(c.done)
+		return nil
+	})
 }
 
 // readFork is the forward race: a direct read of one sector, in another thread a fork
@@ -103,7 +127,7 @@ func readFork() *Workload {
 				if !r.failed(err, "read") && n != x86.SectorSize {
 					r.broken("read: short")
 				}
-				c.end(t, func() { r.lookForRead(t, buf) })
+				c.through(t, 1)
 			})
 			c.begin(t)
 			var child *mm.MM
@@ -112,7 +136,7 @@ func readFork() *Workload {
 				return err
 			}), "fork")
 			t.Store64(buf, 1)
-			c.end(t, func() { r.lookForRead(t, buf) })
+			c.end(t, func() { r.compare(LostRead, "buffer", 0, r.expect(0, 1), t.Bytes(buf+pinnedAt, 1)) })
 			r.failed(t.Join(reader), "join")
 			if child != nil {
 				_ = t.Kernel(func(task *sched.Task) error { child.MMPut(task); return nil })
@@ -120,11 +144,6 @@ func readFork() *Workload {
 			r.failed(t.Close(fd), "close")
 		},
 	}
-}
-
-// lookForRead compares the buffer's sector with the disk's.
-func (r *Run) lookForRead(t *kernel.Thread, buf uint64) {
-	r.compare(LostRead, "buffer", 0, r.expect(0, 1), t.Bytes(buf+pinnedAt, 1))
 }
 
 // writeShared is the reverse race: a direct write of one sector from a page that is
@@ -155,12 +174,12 @@ func writeShared() *Workload {
 				if !r.failed(err, "write") && n != x86.SectorSize {
 					r.broken("write: short")
 				}
-				c.end(t, func() {})
+				c.through(t, 1)
 			})
 			pid, err := t.Fork(func(t *kernel.Thread) {
 				c.begin(t)
 				t.Store8(buf, 0xff)
-				c.end(t, func() {})
+				c.through(t, 2)
 				t.Exit(0)
 			})
 			if r.failed(err, "fork") {
