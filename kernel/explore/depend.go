@@ -22,10 +22,10 @@ import (
 //
 // The table, by operation:
 //
-//	read     load, pte read, read, dma read, copy read
+//	read     load, pte read, read, dma read, copy read, waiting until a word has changed
 //	add      add, read lock (who has to queue writes), ipi and a device's interrupt
 //	         (raising two vectors commutes; taking one writes)
-//	write    everything else
+//	write    everything else: waiting for a lock takes it, waiting in a queue joins it
 //	nothing  fence, flush tlb (a TLB is its CPU's), yield, switch (the scheduler
 //	         touches what it really changes), irq (taking it was the step before),
 //	         wait on an interrupt word (the idle loop; touched)
@@ -44,6 +44,9 @@ func accessOf(op x86.Op, obj x86.ObjID) (how x86.Access, ok bool) {
 	case x86.OpNone, x86.OpFence, x86.OpFlushTLB, x86.OpYield, x86.OpSwitch, x86.OpIRQ:
 		return 0, false
 	case x86.OpWait:
+		if obj.Class() == x86.ClassWord {
+			return x86.AccRead, true
+		}
 		return x86.AccWrite, obj.Class() != x86.ClassCPU
 	case x86.OpEvent:
 		if obj.Class() == x86.ClassCPU {

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"slices"
 
-	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
 )
 
@@ -179,7 +178,7 @@ func (s *reduction) search(ctx context.Context) error {
 		for range s.wave {
 			<-s.done
 		}
-		for _, j := range s.wave {
+		for i, j := range s.wave {
 			if !j.ran {
 				s.out.Interrupted = true
 				return nil
@@ -188,8 +187,8 @@ func (s *reduction) search(ctx context.Context) error {
 				return j.run.err
 			}
 			s.fold(j)
-			if s.full() {
-				s.out.Left = s.left
+			if s.full() && s.left+len(s.wave)-i > 1 {
+				s.out.Left = s.left + len(s.wave) - i - 1
 				return nil
 			}
 		}
@@ -271,16 +270,6 @@ func (s *reduction) fold(j *porJob) {
 	}
 	if r.blocked {
 		s.out.Blocked++
-		if Debug && s.out.Blocked < 12 {
-			fmt.Printf("BLOCKED from %d to %d, guide was %d, asleep %b; cpus %d\n", r.from, len(r.events), r.guided, r.asleep(len(r.events)), r.cpus)
-			for i := range r.sleep {
-				fmt.Println("   sleeper", r.sleep[i])
-			}
-			for k := r.from; k < len(r.events); k++ {
-				e := &r.events[k]
-				fmt.Printf("  %d %s en %b %v\n", k, r.Labels[k], r.enabled[k], r.touches[e.lo:e.hi])
-			}
-		}
 	} else {
 		if _, known := s.classes[r.class]; !known {
 			s.out.Classes++
@@ -296,15 +285,7 @@ func (s *reduction) fold(j *porJob) {
 		}
 		s.out.add(s.out.Schedules, &j.outcome)
 	}
-	if Debug && false {
-		fmt.Println("run from", r.from, "blocked", r.blocked, "class", r.class, j.outcome.obs.Verdict)
-		for i := range r.events {
-			e := &r.events[i]
-			fmt.Println("  ", i, e.actor, r.touches[e.lo:e.hi], r.enabled[i], r.clock(i))
-		}
-		fmt.Println(r.races)
-	}
-	seg := (*segment)(nil) // made when it is needed
+	var seg *segment // made when it is needed
 	slices.SortStableFunc(r.races, func(a, b race) int { return a.pos - b.pos })
 	for i := range r.races {
 		c := &r.races[i]
@@ -419,7 +400,3 @@ func (s *reduction) witness(r *porRun) Spec {
 	_, rec := Record(*s.target, &again)
 	return Spec{Kind: KindSwitches, Switches: rec.Switches()}
 }
-
-var _ = x86.AccRead
-
-var Debug bool

@@ -45,7 +45,7 @@ type porRun struct {
 	follower
 	prefix  []uint8
 	guide   []uint8 // choices to make behind the prefix as long as they can be made
-	from    int // what is new begins here: the last choice of the prefix, or 0
+	from    int     // what is new begins here: the last choice of the prefix, or 0
 	sleep   []sleeper
 	chains  []uint64 // chain of actor cpus+i
 	born    []int32  // position of the step that added it
@@ -55,11 +55,10 @@ type porRun struct {
 	touches []x86.Touch
 	chosen  sched.Actor
 	foot    *x86.Footprint
-	Labels  []string
-	guided int
-	closed  bool   // the gate was closed,
-	cutOff  uint64 // which kept these from acting
-	blocked bool // everybody who could act sleeps
+	inner   sched.Strategy // who chooses, if not the run itself
+	closed  bool           // the gate was closed,
+	cutOff  uint64         // which kept these from acting
+	blocked bool           // everybody who could act sleeps
 	err     error
 
 	analysis
@@ -67,7 +66,6 @@ type porRun struct {
 
 // start prepares a run.
 func (r *porRun) start(prefix, guide []uint8, sleep []sleeper) {
-	r.guided = len(guide)
 	r.prefix, r.guide, r.from = prefix, guide, max(0, len(prefix)-1)
 	r.sleep = append(r.sleep[:0], sleep...)
 	for i := range r.sleep {
@@ -83,6 +81,9 @@ func (r *porRun) Begin(cpus int) {
 	r.cpus = cpus
 	r.chains, r.born = r.chains[:0], r.born[:0]
 	r.events, r.enabled, r.touches = r.events[:0], r.enabled[:0], r.touches[:0]
+	if r.inner != nil {
+		r.inner.Begin(cpus)
+	}
 }
 
 // actor numbers an actor of the run.
@@ -165,6 +166,8 @@ func (r *porRun) Pick(ch *sched.Choice) int {
 		}
 	}
 	switch {
+	case r.inner != nil:
+		pick = r.inner.Pick(ch)
 	case n < len(r.prefix):
 		if pick < 0 {
 			r.err = fmt.Errorf("explore: the program did not repeat itself: actor %d cannot act at decision %d", r.prefix[n], n)
@@ -187,9 +190,6 @@ func (r *porRun) Pick(ch *sched.Choice) int {
 		}
 	}
 	r.chosen = ch.Enabled[pick]
-	if Debug {
-		r.Labels = append(r.Labels[:n], fmt.Sprint(r.chosen.CPU, ":", r.chosen.Op, " ", objText(r.chosen.Obj)))
-	}
 	r.took(&r.chosen)
 	r.enabled = append(r.enabled, mask)
 	r.events = append(r.events, event{actor: r.actor(&r.chosen), op: r.chosen.Op, obj: r.chosen.Obj, wants: r.chosen.Wants && !r.chosen.Held})
@@ -225,6 +225,7 @@ type analysis struct {
 	direct  []int32 // positions of races: the first step, the second
 	maximal bool    // nobody could have gone on
 	races   []race
+	sums    []uint64 // class of what comes before each position
 	class   uint64
 }
 
@@ -398,17 +399,6 @@ func (r *porRun) acquired(b, i int) int32 {
 // it, and j; of those, whose first step comes after no other of them can begin.
 // Of a run that went to its end all such steps count, else those before j.
 func (r *porRun) reverse(i, j int) {
-	if Debug {
-		a, b := r.events[i], r.events[j]
-		for _, x := range r.touches[a.lo:a.hi] {
-			for _, y := range r.touches[b.lo:b.hi] {
-				if x.Obj == y.Obj && x.How.Conflicts(y.How) {
-					Counts[x.Obj]++
-					Pairs[fmt.Sprint(r.Labels[i], x, " // ", r.Labels[j], y)]++
-				}
-			}
-		}
-	}
 	ei := &r.events[i]
 	before := func(c []int32, e *event) bool { return c[e.actor] > e.index }
 	var first [maxActors]int32
@@ -511,6 +501,7 @@ func (r *porRun) classHash() (sum uint64) {
 		}
 		keys[a] = mix(keys[a], 0)
 	}
+	r.sums = r.sums[:0]
 	for pos := range r.events {
 		h := keys[r.events[pos].actor]
 		var s uint64
@@ -519,10 +510,8 @@ func (r *porRun) classHash() (sum uint64) {
 				s += mix(keys[b], uint64(v))
 			}
 		}
+		r.sums = append(r.sums, sum)
 		sum += mix(h, s)
 	}
 	return sum
 }
-
-var Pairs = map[string]int{}
-var Counts = map[x86.ObjID]int{}

@@ -13,6 +13,7 @@ type Kind byte
 const (
 	KindRandom   Kind = 'r'
 	KindPCT      Kind = 'p'
+	KindPOS      Kind = 'o'
 	KindSwitches Kind = 's'
 )
 
@@ -27,7 +28,7 @@ const FairBound = 4096
 // Spec says which strategy to make. It is the part of a token that names the schedule.
 type Spec struct {
 	Kind Kind
-	// Seed is for random and PCT.
+	// Seed is for random, PCT and partial-order sampling.
 	Seed uint64
 	// Depth and Length are for PCT: the number of ordering constraints looked
 	// for, 1 to MaxDepth, and the expected number of points.
@@ -44,6 +45,8 @@ func (s Spec) Strategy() sched.Strategy {
 		return sched.NewRandom(s.Seed)
 	case KindPCT:
 		return &fair{inner: sched.NewPCT(s.Seed, s.Depth, s.Length)}
+	case KindPOS:
+		return newPOS(s.Seed)
 	case KindSwitches:
 		return &fair{inner: &script{switches: s.Switches}}
 	}
@@ -57,6 +60,8 @@ func (s Spec) String() string {
 		return fmt.Sprintf("random, seed %#x", s.Seed)
 	case KindPCT:
 		return fmt.Sprintf("PCT of depth %d over %d points, seed %#x", s.Depth, s.Length, s.Seed)
+	case KindPOS:
+		return fmt.Sprintf("partial-order sampling, seed %#x", s.Seed)
 	case KindSwitches:
 		return fmt.Sprintf("%d switches", len(s.Switches))
 	}

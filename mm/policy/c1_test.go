@@ -43,6 +43,7 @@ type c1 struct {
 	gate     *explore.Gate
 	verdict  string
 	detail   string
+	state    explore.StateHash // of the page when the verdict is known
 }
 
 func (c *c1) store(t *sched.Task, addr, v uint64) {
@@ -98,6 +99,7 @@ func (c *c1) end(t *sched.Task) {
 		if got := c.load(t, c1Addr+512); got != c1Value {
 			c.verdict, c.detail = "lost-read", fmt.Sprintf("want %#x, found %#x", c1Value, got)
 		}
+		c.look()
 		c.gate.Close() // the verdict is known: how the program ends is not searched
 		t.C.Wrote(c.underObj)
 		c.s.PutUserPage(t, c.pinned[0], mm.PinGet)
@@ -107,6 +109,21 @@ func (c *c1) end(t *sched.Task) {
 		t.C.SpinWait(c.underObj, n) // and take interrupts
 	}
 	mm.ExitMM(t)
+}
+
+// look puts what there is to see of the page into the state.
+func (c *c1) look() {
+	var frames explore.Canon
+	for _, m := range []*mm.MM{c.parent, c.child} {
+		pte := c.s.PeekPTEOf(m.ID, c1Addr)
+		c.state.PutUint("flags", uint64(pte.Flags()))
+		c.state.PutUint("frame", frames.Number(uint64(pte.PFN())))
+	}
+	p := c.pinned[0]
+	c.state.PutUint("pinned", frames.Number(uint64(c.s.Pages.PFN(p))))
+	c.state.PutUint("flags", p.Flags.Peek())
+	c.state.PutUint("count", uint64(p.Count.Peek()))
+	c.state.PutUint("mapcount", uint64(p.MapCount.Peek()))
 }
 
 // c1Check checks the invariants of the memory manager as the program goes.
@@ -187,11 +204,8 @@ func c1Target(p mm.Policy) explore.Target {
 		} else if errs := s.CheckRest(); len(errs) > 0 {
 			obs.Verdict, obs.Detail = "bug", errs[0].Error()
 		}
-		var h explore.StateHash
-		h.PutString("verdict", obs.Verdict)
-		h.PutUint("steps", r.Steps)
-		h.PutUint("ns", r.NS)
-		obs.State = h.Sum()
+		c.state.PutString("verdict", obs.Verdict)
+		obs.State = c.state.Sum()
 		return obs
 	}}
 }

@@ -11,32 +11,51 @@ import (
 	"github.com/cowlab/cowlab/mm"
 )
 
-// TestC1Exhaustively decides C1 for every schedule with at most two preemptions: with the
-// second look at the pte there is no lost read among them, without it one preemption is
-// enough.
+// TestC1Exhaustively decides C1 for every schedule: with the second look at the pte there is
+// no lost read among them, without it there is. What random searches and bounded
+// depth-first search can reach is among the final states.
 func TestC1Exhaustively(t *testing.T) {
-	bound := 2
-	if Race {
-		bound = 1
-	}
 	for _, c := range []struct {
 		policy mm.Policy
-		bound  int
 		lost   bool
 	}{
-		{PGGUP{}, bound, false},
-		{PGDontCOW{}, bound, false},
-		{PGGUP{noRecheck: true}, 1, true},
-		{Stock{}, 1, true},
+		{PGGUP{}, false},
+		{PGGUP{noRecheck: true}, true},
 	} {
-		r, err := explore.Exhaust(context.Background(), c1Target(c.policy), explore.ExhaustOptions{Preemptions: c.bound})
+		target := c1Target(c.policy)
+		o := explore.ReduceOptions{}
+		if Race {
+			o.Schedules = 500 // the rest is for builds that are faster
+		}
+		r, err := explore.Reduce(context.Background(), target, o)
 		require.NoError(t, err)
+		t.Logf("%+v: %d interleavings, %d equivalence classes: %v, %d final states", c.policy, r.Schedules, r.Classes, r.ByVerdict, r.States)
+		assert.Zero(t, r.Clocked)
+		if Race {
+			continue
+		}
 		require.True(t, r.Complete)
-		t.Logf("%+v: all %d schedules with at most %d preemptions: %v, %d final states", c.policy, r.Schedules, c.bound, r.ByVerdict, r.States)
+		assert.Equal(t, r.Schedules, r.Classes)
 		if c.lost {
 			assert.NotZero(t, r.ByVerdict["lost-read"])
 		} else {
 			assert.Equal(t, r.Schedules, r.ByVerdict[explore.Safe])
 		}
+		dfs, err := explore.Exhaust(context.Background(), target, explore.ExhaustOptions{Preemptions: 1, Cut: true})
+		require.NoError(t, err)
+		require.True(t, dfs.Complete)
+		assert.Subset(t, r.FinalStates(), dfs.FinalStates(), "with one preemption")
+		found, err := explore.Search(context.Background(), target, explore.Options{Schedules: 1500, Seed: 3})
+		require.NoError(t, err)
+		assert.Subset(t, r.FinalStates(), found.FinalStates(), "at random")
+	}
+}
+
+// TestC1StepsCommute swaps neighbouring steps of C1 that are taken for independent.
+func TestC1StepsCommute(t *testing.T) {
+	for _, p := range []mm.Policy{Stock{}, PGGUP{}, PGDontCOW{}} {
+		n, err := explore.CheckIndependence(c1Target(p), 1, 25, 4)
+		assert.NoError(t, err, "go test ./mm/policy -run TestC1StepsCommute")
+		assert.Equal(t, 100, n)
 	}
 }
