@@ -70,7 +70,7 @@ func (q *runQueue) steal() *Task {
 // the queue, or the idle task. The chosen task is marked as executing.
 func (c *cpu) pickNext(prev *Task, preempt bool) *Task {
 	q := &c.rq
-	queue, idle := x86.CPUPartObj(c.ID, x86.CPUQueue), x86.CPUPartObj(c.ID, x86.CPUIdle)
+	queue, before := x86.CPUPartObj(c.ID, x86.CPUQueue), c.look()
 	c.Touch(queue, x86.AccRead)
 	q.lock.Lock()
 	if prev != c.idle {
@@ -92,13 +92,11 @@ func (c *cpu) pickNext(prev *Task, preempt bool) *Task {
 		if next != c.idle || q.head != nil {
 			c.Touch(queue, x86.AccWrite)
 		}
-		if next == c.idle || prev == c.idle {
-			c.Touch(idle, x86.AccWrite)
-		}
 		c.Touch(next.Obj(), x86.AccWrite)
 	}
 	next.onCPU.Store(true)
 	q.lock.Unlock()
+	c.show(before)
 	return next
 }
 
@@ -240,6 +238,16 @@ func (c *cpu) spare() bool {
 	}
 	n := c.rq.n.Load()
 	return n > 1 || n == 1 && !c.isIdle.Load()
+}
+
+// run makes t the task that the CPU runs.
+func (c *cpu) run(t *Task) {
+	before := c.look()
+	if c.m.det && (t == c.idle) != (c.cur == c.idle) {
+		c.Touch(x86.CPUPartObj(c.ID, x86.CPUIdle), x86.AccWrite)
+	}
+	c.cur = t
+	c.show(before)
 }
 
 // load is how many tasks the CPU has: nr_running. A hint.

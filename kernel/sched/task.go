@@ -306,13 +306,11 @@ func (t *Task) switchAway(preempt bool) {
 	if m.det && t != c.idle && c.Now()-c.pickedAt >= m.cost.NSToCycles(wakeGranNS) {
 		m.det1.clocked = true
 	}
-	before := c.look()
 	next := c.pickNext(t, preempt)
 	c.sliceEnd = c.Now() + m.cost.NSToCycles(m.opts.SliceNS)
 	c.pickedAt = c.Now()
 	m.rcuQuiescent(c)
 	if next == t {
-		c.show(before)
 		c.IRQEnable()
 		return
 	}
@@ -328,8 +326,7 @@ func (t *Task) switchAway(preempt bool) {
 		t.Ctx.Lazy(&c.CPU)
 	}
 	next.C = &c.CPU
-	c.cur = next
-	c.show(before)
+	c.run(next)
 	c.running.Poke(uint64(max(next.ID, 0)))
 	c.Trace.Task = uint64(max(next.ID, 0))
 	c.prev = t

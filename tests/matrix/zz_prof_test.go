@@ -3,7 +3,6 @@ package matrix
 import (
 	"context"
 	"os"
-	"sort"
 	"strconv"
 	"testing"
 	"time"
@@ -39,16 +38,6 @@ func TestZZDpor(t *testing.T) {
 	vals := w.Values(true)
 	tg := Target(w, vals, policy.Lookup(os.Getenv("P")), hosts)
 	nw := 2
-	if os.Getenv("DBG") != "" {
-		explore.Debug = true
-		nw = 1
-		defer func() {
-			var ps []string
-			for o := range explore.Pairs { ps = append(ps, o) }
-			sort.Slice(ps, func(i, j int) bool { return explore.Pairs[ps[i]] > explore.Pairs[ps[j]] })
-			for _, c := range ps[:60] { t.Log(explore.Pairs[c], c) }
-		}()
-	}
 	start := time.Now()
 	r, err := explore.Reduce(context.Background(), *tg, explore.ReduceOptions{Schedules: uint64(n), Workers: nw})
 	d := time.Since(start)
