@@ -44,6 +44,7 @@ func verbs() []verb {
 		{"run", "WORKLOAD [flags]", "run one workload under one policy, once or many times, and say what happened", runRun},
 		{"list", "", "list the policies and the workloads", runList},
 		{"explain", "NAME", "explain a policy, a workload or a verdict", runExplain},
+		{"explore", "WORKLOAD [flags]", "search the schedules of one workload, exhaustively if that is possible", runExplore},
 		{"replay", "TOKEN [flags]", "replay a schedule exactly, and draw it", runReplay},
 		{"speed", "[flags]", "measure the host kernel, the memory system and the emulator side by side", runSpeed},
 		{"version", "", "print the version", runVersion},

@@ -230,7 +230,8 @@ func New(o Options) (*Machine, error) {
 	}
 	m.cpus = make([]*cpu, o.CPUs)
 	for i := range m.cpus {
-		c := &cpu{m: m}
+		c := m.host.getCPU()
+		c.m = m
 		c.Init(i, m.det, m.acct != nil, o.Mem, o.Cost, o.Trace.CPU(i), m)
 		c.Foot = m.foot
 		if !m.det {

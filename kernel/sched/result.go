@@ -349,6 +349,9 @@ func (m *Machine) Shutdown() {
 	for _, t := range tasks {
 		t.discard()
 	}
+	if m.opts.Regime == Free && (m.result == nil || m.result.Reason != Exited) {
+		m.host.putCPUs(m.cpus) // a search makes a machine for each schedule
+	}
 }
 
 // discard unwinds a suspended task and disposes of its coroutine.

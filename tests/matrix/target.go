@@ -1,6 +1,7 @@
 package matrix
 
 import (
+	"encoding/binary"
 	"fmt"
 	"sort"
 
@@ -83,9 +84,11 @@ func State(out *workload.Outcome) uint64 {
 	for _, l := range lines {
 		h.PutString("finding", l)
 	}
-	for i, c := range out.Counters {
-		h.PutUint(fmt.Sprint("counter", i), c)
+	counters := make([]byte, 0, 8*len(out.Counters))
+	for _, c := range out.Counters {
+		counters = binary.LittleEndian.AppendUint64(counters, c)
 	}
+	h.Put("counters", counters)
 	h.PutUint("points", out.Points)
 	h.Put("disk", out.Disk)
 	return h.Sum()

@@ -90,7 +90,7 @@ type Options struct {
 	// for the small form kernel's default.
 	Latency *blk.Latency
 	// CheckEvery is how often a run in the free regime checks every invariant, in steps;
-	// zero means every 64, a negative number never. The page that a step touches is
+	// zero means every 256, a negative number never. The page that a step touches is
 	// checked after each step.
 	CheckEvery int
 	// StepLimit bounds a deterministic run; zero means 200,000 in the Free regime.
@@ -141,6 +141,10 @@ type Outcome struct {
 	// Disk is what a disk made for the run held at the end; nil for an image.
 	Disk []byte
 }
+
+// checkEvery is the default of Options.CheckEvery: a walk over all pages takes as long as
+// a hundred steps.
+const checkEvery = 256
 
 // maxFindings bounds what is kept of each verdict.
 const maxFindings = 4
@@ -249,7 +253,7 @@ func Execute(w *Workload, o Options) (*Outcome, error) {
 	switch {
 	case o.Regime == sched.Free && o.CheckEvery >= 0:
 		if o.CheckEvery == 0 {
-			o.CheckEvery = 64
+			o.CheckEvery = checkEvery
 		}
 		m.CheckSteps(uint64(o.CheckEvery), o.Observer)
 	case o.Observer != nil:
