@@ -314,7 +314,7 @@ type Report struct {
 
 	target *Target
 	steps  map[uint64]uint64 // points -> runs
-	states map[uint64]struct{}
+	states map[uint64]uint64 // final state -> runs
 }
 
 // MaxStates bounds how many final states a search tells apart.
@@ -323,7 +323,7 @@ const MaxStates = 1 << 16
 func newReport(t *Target, o *Options) *Report {
 	return &Report{
 		Planned: o.Schedules, ByVerdict: map[string]uint64{}, target: t,
-		steps: map[uint64]uint64{}, states: map[uint64]struct{}{},
+		steps: map[uint64]uint64{}, states: map[uint64]uint64{},
 	}
 }
 
@@ -335,8 +335,8 @@ func (r *Report) add(i uint64, out *outcome) {
 	r.Schedules++
 	r.ByVerdict[v]++
 	r.steps[out.obs.Steps]++
-	if len(r.states) < MaxStates {
-		r.states[out.obs.State] = struct{}{}
+	if _, known := r.states[out.obs.State]; known || len(r.states) < MaxStates {
+		r.states[out.obs.State]++
 	}
 }
 
