@@ -12,7 +12,9 @@ import (
 // Races returns the two races in as few steps as they can be had in: one page, a
 // transfer of one sector, one fork, one store by each of those who store, every actor on a CPU of its
 // own. They are for exhaustive searches and have no row in the matrix.
-func Races() []*Workload { return []*Workload{readFork(), writeShared()} }
+func Races() []*Workload {
+	return []*Workload{readFork(), writeShared(false), writeShared(true)}
+}
 
 // course holds actors at a start line, so that the search begins with all of them
 // ready to go, and at the finish, so that it ends with all of them through. They wait as
@@ -147,9 +149,10 @@ func readFork() *Workload {
 }
 
 // writeShared is the reverse race: a direct write of one sector from a page that is
-// shared with a child; the parent stores, and so does the child.
-func writeShared() *Workload {
-	return &Workload{
+// shared with a child; the parent stores, and so does the child. If inflight, the write
+// has been submitted when the race begins, and two CPUs do.
+func writeShared(inflight bool) *Workload {
+	w := &Workload{
 		Name:   "write_shared",
 		Title:  "one thread writes a sector by O_DIRECT from a page shared with a child; parent and child store",
 		Group:  "reverse race",
@@ -167,28 +170,38 @@ func writeShared() *Workload {
 			}
 			buf := t.MustMmap(x86.PageSize)
 			t.Store64(buf, 0)
-			c := newCourse(t, r, 3)
-			writer := t.Go("writer", func(t *kernel.Thread) {
-				c.begin(t)
-				n, err := t.Pwrite(fd, buf, x86.SectorSize, 0)
-				if !r.failed(err, "write") && n != x86.SectorSize {
-					r.broken("write: short")
-				}
-				c.through(t, 1)
-			})
+			actors := 3
+			if inflight {
+				actors = 2
+			}
+			c := newCourse(t, r, actors)
 			pid, err := t.Fork(func(t *kernel.Thread) {
 				c.begin(t)
 				t.Store8(buf, 0xff)
-				c.through(t, 2)
+				c.through(t, 1)
 				t.Exit(0)
 			})
 			if r.failed(err, "fork") {
 				return
 			}
+			var finish func()
+			if inflight {
+				finish = r.submitWrite(t, fd, buf)
+			} else {
+				writer := t.Go("writer", func(t *kernel.Thread) {
+					c.begin(t)
+					n, err := t.Pwrite(fd, buf, x86.SectorSize, 0)
+					if !r.failed(err, "write") && n != x86.SectorSize {
+						r.broken("write: short")
+					}
+					c.through(t, 2)
+				})
+				finish = func() { r.failed(t.Join(writer), "join") }
+			}
 			c.begin(t)
 			t.Store8(buf, 0x11)
 			c.end(t, func() {})
-			r.failed(t.Join(writer), "join")
+			finish()
 			_, _, err = t.Wait(pid)
 			r.failed(err, "wait")
 			r.failed(t.Close(fd), "close")
@@ -198,5 +211,30 @@ func writeShared() *Workload {
 				r.find(Finding{Verdict: LeakToDisk, Where: "file", Want: 0x11, Got: int(b), Note: "the child's byte is in the file"})
 			}
 		},
+	}
+	if inflight {
+		w.Name = "write_inflight"
+		w.Title = "a sector is being written by O_DIRECT from a page shared with a child when parent and child store"
+		w.CPUs, w.SmallCPUs = 2, 2
+	}
+	return w
+}
+
+// submitWrite submits the write of a sector and returns what waits for it.
+func (r *Run) submitWrite(t *kernel.Thread, fd int, buf uint64) (finish func()) {
+	ctx, err := t.IoSetup(1)
+	if r.failed(err, "io_setup") {
+		return func() {}
+	}
+	_, err = t.IoSubmit(ctx, []kernel.IOCB{{Op: kernel.IOCBCmdPwrite, FD: fd, Buf: buf, Len: x86.SectorSize, Off: 0}})
+	if r.failed(err, "io_submit") {
+		return func() {}
+	}
+	return func() {
+		ev, err := t.IoGetevents(ctx, 1, 1, -1)
+		if !r.failed(err, "io_getevents") && (len(ev) != 1 || ev[0].Res != x86.SectorSize) {
+			r.broken("io_getevents: short or failed write")
+		}
+		r.failed(t.IoDestroy(ctx), "io_destroy")
 	}
 }
