@@ -181,6 +181,7 @@ func (s *reduction) search(ctx context.Context) error {
 		for i, j := range s.wave {
 			if !j.ran {
 				s.out.Interrupted = true
+				s.out.Left = s.left + len(s.wave) - i
 				return nil
 			}
 			if j.run.err != nil {

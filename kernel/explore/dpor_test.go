@@ -206,6 +206,7 @@ func TestReduceBounds(t *testing.T) {
 	r, err := explore.Reduce(ctx, target, explore.ReduceOptions{})
 	require.NoError(t, err)
 	assert.True(t, r.Interrupted)
+	assert.NotZero(t, r.Left)
 	_, err = explore.Reduce(ctx, target, explore.ReduceOptions{Workers: -1})
 	assert.ErrorContains(t, err, "Workers")
 }
@@ -267,7 +268,7 @@ func TestCutSeesWhatDFSSees(t *testing.T) {
 		target explore.Target
 		bound  int
 	}{
-		{y.counter(2, 0, false), 100}, {y.counter(2, 0, true), 2}, {y.abba(true), 100},
+		{y.counter(1, 0, false), 100}, {y.counter(2, 0, true), 2}, {y.abba(true), 100},
 		{y.words("w0w1", "r1r0", "a0"), 100}, {y.words("w0r1w2a3", "w1r0r2a3", "a3r1"), 2},
 	} {
 		full := exhaust(t, c.target, explore.ExhaustOptions{Preemptions: c.bound})
