@@ -297,9 +297,6 @@ func (s *reduction) fold(j *porJob) {
 		if !c.each && c.mask&(n.taken|n.asleep) != 0 {
 			continue
 		}
-		if !c.each && r.maximal && n.covers(r, c) {
-			continue
-		}
 		for m := c.mask &^ (n.taken | n.asleep); m != 0; m &= m - 1 {
 			a := uint8(bits.TrailingZeros64(m))
 			n.taken |= 1 << a
@@ -317,23 +314,6 @@ func (s *reduction) fold(j *porJob) {
 			s.push(n)
 		}
 	}
-}
-
-// covers reports whether somebody who sleeps at the decision, or has been chosen there, would take a step
-// that the whole way has nothing to do with: then what the way leads to has been reached with that
-// step first.
-func (n *node) covers(r *porRun, c *race) bool {
-	for i := range n.sleep {
-		if r.undisturbed(c, n.sleep[i].touches) {
-			return true
-		}
-	}
-	for i := range n.kids {
-		if n.kids[i].actor != r.events[c.pos].actor && r.undisturbed(c, n.kids[i].touches) {
-			return true
-		}
-	}
-	return false
 }
 
 const never = int(^uint(0) >> 1)

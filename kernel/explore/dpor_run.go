@@ -223,7 +223,6 @@ type analysis struct {
 	lasts   []int32 // for each object, access and actor: 1 + index of the last such step
 	pred    []int32 // scratch: 1 + index of the latest step of each actor that this one depends on
 	direct  []int32 // positions of races: the first step, the second
-	maximal bool    // nobody could have gone on
 	races   []race
 	sums    []uint64 // class of what comes before each position
 	class   uint64
@@ -247,7 +246,6 @@ func (r *porRun) finish(abrupt bool) {
 	case abrupt:
 		r.cutOff = r.enabled[n-1] &^ (1 << r.events[n-1].actor)
 	}
-	r.maximal = !r.blocked && !abrupt
 	r.actors = r.cpus + len(r.chains)
 	if cap(r.clocks) < n*r.actors {
 		r.clocks = make([]int32, 2*n*r.actors)
@@ -397,7 +395,6 @@ func (r *porRun) acquired(b, i int) int32 {
 // reverse enters the race of the steps at i and j: who would have to be chosen at i for
 // them to come in the other order. That takes the steps behind i that do not come after
 // it, and j; of those, whose first step comes after no other of them can begin.
-// Of a run that went to its end all such steps count, else those before j.
 func (r *porRun) reverse(i, j int) {
 	ei := &r.events[i]
 	before := func(c []int32, e *event) bool { return c[e.actor] > e.index }
@@ -405,7 +402,7 @@ func (r *porRun) reverse(i, j int) {
 	var in uint64
 	for c := range r.actors {
 		k := r.after(c, i)
-		if a := int(r.events[j].actor); k < 0 || k > j && (c == a || !r.maximal) {
+		if k < 0 || k > j {
 			continue
 		}
 		if k != j && before(r.clock(k), ei) {
@@ -455,21 +452,6 @@ func (r *porRun) way(c *race, a uint8) (way []uint8) {
 		way = append(way, r.events[k].actor)
 	}
 	return way
-}
-
-// undisturbed reports whether a step that could be taken before the race has nothing to do
-// with any of those that put the second step of the race before the first.
-func (r *porRun) undisturbed(c *race, touches []x86.Touch) bool {
-	first := &r.events[c.pos]
-	for k := c.pos + 1; k < len(r.events); k++ {
-		if k != c.with && r.clock(k)[first.actor] > first.index {
-			continue
-		}
-		if e := &r.events[k]; dependent(touches, r.touches[e.lo:e.hi]) {
-			return false
-		}
-	}
-	return true
 }
 
 // after returns the position of an actor's first step behind a position, or -1.
