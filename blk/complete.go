@@ -1,6 +1,7 @@
 package blk
 
 import (
+	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm/page"
 )
@@ -22,6 +23,7 @@ func (s *System) interrupt(t *sched.Task) {
 
 func (s *System) takeDone(cpu int) *request {
 	c := &s.cpus[cpu]
+	s.m.Touch(x86.CPUPartObj(cpu, x86.CPUDone), x86.AccWrite)
 	c.doneLock.Lock()
 	r := c.doneHead
 	if r != nil {
@@ -58,7 +60,7 @@ func (s *System) endRequest(t *sched.Task, r *request) {
 	if ended { // below queue_congestion_off_threshold
 		s.pages.WriteEnded(t)
 	}
-	if !q.wait.Empty() {
+	if q.wait.Active(t.C) {
 		q.wait.Wake(t)
 	}
 }

@@ -177,6 +177,13 @@ func (r *request) move(m *sched.Machine, tr *trace.CPU, n uint32) {
 func (r *request) transfer(d *Device, pfn x86.PFN, off uint64, n uint32) bool {
 	f := &r.flight
 	pos := int64(f.at) << SectorShift
+	touched := x86.AccRead
+	if r.dir == Write {
+		touched = x86.AccWrite
+	}
+	for i := range uint64(n) >> SectorShift {
+		d.sys.m.Touch(d.sectorObj(f.at+i), touched)
+	}
 	var buf []byte
 	if d.mem != nil {
 		buf = d.mem.slice(pos, int(n))
@@ -197,11 +204,18 @@ func (r *request) transfer(d *Device, pfn x86.PFN, off uint64, n uint32) bool {
 	return true
 }
 
+// sectorObj names a sector of the device, which a search has to know about: two
+// transfers to one sector do not commute.
+func (d *Device) sectorObj(sector uint64) x86.ObjID {
+	return x86.Obj(x86.ClassDev, 1<<55|d.q.plugObj.ID()<<36|sector)
+}
+
 // finish puts the request on the done list of its CPU and interrupts it.
 func (r *request) finish() {
 	s := r.dev.sys
 	cpu := r.cpu
 	c := &s.cpus[cpu]
+	s.m.Touch(x86.CPUPartObj(cpu, x86.CPUDone), x86.AccWrite)
 	c.doneLock.Lock()
 	r.next = nil
 	if c.doneTail != nil {

@@ -226,7 +226,7 @@ func (s *System) aioComplete(t *sched.Task, k *Kiocb, n int64, err error) {
 	}
 	t.C.Trace.Inc(trace.EmuAIOCompletions)
 	last := c.dropLocked(t, k)
-	if !c.wait.Empty() {
+	if c.wait.Active(t.C) {
 		c.wait.Wake(t)
 	}
 	c.lock.UnlockIRQRestore(t, off)

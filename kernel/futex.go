@@ -216,6 +216,7 @@ func (t *Thread) futexWake(task *sched.Task, addr uint64, n int, f FutexFlags) (
 			next := w.next
 			if w.key == key {
 				b.remove(w)
+				task.C.Touch(w.t.task.Obj(), x86.AccWrite) // SetState is the sleeper's half
 				w.woken.Poke(1)
 				few[k] = w.t.task
 				k++

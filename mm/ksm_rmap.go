@@ -66,7 +66,7 @@ func (s *System) followForKSM(t *sched.Task, m *MM, addr uint64) *page.Page {
 
 // ksmTestExit reports whether the last user of m has gone: then ksm_exit has been passed,
 // or waits for mmap_sem, and m's page tables are not to be touched (ksm_test_exit).
-func (m *MM) ksmTestExit(t *sched.Task) bool { return m.Users.Load(t.C, m.obj) == 0 }
+func (m *MM) ksmTestExit(t *sched.Task) bool { return m.Users.Load(t.C, m.usersObj()) == 0 }
 
 // mergeableVMA returns the VMA at addr if KSM may work in it. mmap_sem is held.
 func (m *MM) mergeableVMA(t *sched.Task, addr uint64) *VMA {

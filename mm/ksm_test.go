@@ -87,7 +87,7 @@ func TestKSMExitWaitsForTheScan(t *testing.T) {
 		mm.MMGet(k)
 		r.start(k, "last user", 1, mm, func(*sched.Task) {})
 		DropMM(k).MMPut(k)
-		for mm.Users.Load(k.C, mm.obj) != 0 {
+		for mm.Users.Load(k.C, mm.usersObj()) != 0 {
 			k.SleepFor(1000)
 		}
 		for range 100 {

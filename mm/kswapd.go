@@ -233,7 +233,7 @@ func (s *System) wakeupKswapd(t *sched.Task, order int) {
 	switch {
 	case made:
 		s.M.Start(t, task)
-	case !ks.wait.Empty():
+	case ks.wait.Active(t.C):
 		ks.wait.Wake(t)
 	}
 }

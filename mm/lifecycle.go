@@ -45,14 +45,14 @@ func (s *System) NewMM(t *sched.Task) (*MM, error) {
 //
 // Preconditions:
 //   - the caller knows of a user that cannot go away meanwhile
-func (m *MM) MMGet(t *sched.Task) { m.Users.Add(t.C, m.obj, 1) }
+func (m *MM) MMGet(t *sched.Task) { m.Users.Add(t.C, m.usersObj(), 1) }
 
 // MMPut drops a user (mmput); the last one takes the mappings down. It may sleep.
 func (m *MM) MMPut(t *sched.Task) {
 	if t.PreemptDisabled() {
 		t.Oops("mmput may sleep, but preemption is disabled")
 	}
-	if m.Users.AddReturn(t.C, m.obj, -1) == 0 {
+	if m.Users.AddReturn(t.C, m.usersObj(), -1) == 0 {
 		m.ksmExit(t)
 		m.exitMmap(t)
 		m.Sys.mmlistDel(t, m)
@@ -64,7 +64,7 @@ func (m *MM) MMPut(t *sched.Task) {
 // interrupt handler. That goes well unless this is the last user, whose mappings cannot be
 // taken down there.
 func (m *MM) MMPutAtomic(t *sched.Task) {
-	if m.Users.AddReturn(t.C, m.obj, -1) == 0 {
+	if m.Users.AddReturn(t.C, m.usersObj(), -1) == 0 {
 		t.Oops("mmput of the last user of address space %d may sleep, but preemption is disabled", m.ID)
 	}
 }

@@ -274,7 +274,7 @@ func (s *System) unuseAll(t *sched.Task, a *swapArea, e x86.SwapEntry, p *page.P
 	var prev *MM
 	r.lock.Lock(t)
 	for m := r.head; m != nil; {
-		if !m.Users.AddUnless(t.C, m.obj, 1, 0) {
+		if !m.Users.AddUnless(t.C, m.usersObj(), 1, 0) {
 			m = m.swapNext
 			continue
 		}

@@ -66,16 +66,16 @@ func (m *MM) SwitchIn(c *x86.CPU) {
 	prev := cs.active
 	if prev == m {
 		cs.lazy = false
-		if m.CPUMask.Or(c, m.obj, bit)&bit == 0 {
+		if m.CPUMask.Or(c, m.maskObj(), bit)&bit == 0 {
 			// leave_mm was here: the tables are no longer loaded.
 			m.loadCR3(c)
 		}
 	} else {
 		if prev != nil {
-			prev.CPUMask.AndNot(c, prev.obj, bit)
+			prev.CPUMask.AndNot(c, prev.maskObj(), bit)
 		}
 		cs.active, cs.lazy = m, false
-		m.CPUMask.Or(c, m.obj, bit)
+		m.CPUMask.Or(c, m.maskObj(), bit)
 		m.loadCR3(c)
 	}
 	if cs.borrowed {
@@ -111,7 +111,7 @@ func (s *System) leaveMM(t *sched.Task) {
 	if !cs.lazy {
 		t.Oops("leave_mm on a CPU whose task uses the address space")
 	}
-	cs.active.CPUMask.AndNot(c, cs.active.obj, uint64(1)<<c.ID)
+	cs.active.CPUMask.AndNot(c, cs.active.maskObj(), uint64(1)<<c.ID)
 	c.LoadCR3(0, 0) // swapper_pg_dir: no user addresses
 }
 
@@ -173,7 +173,7 @@ func (s *System) flushTLB(t *sched.Task, m *MM, va uint64) {
 	t.PreemptDisable()
 	c := t.C
 	cs := &s.tlb.cpus[c.ID]
-	mask := m.CPUMask.Load(c, m.obj) &^ (1 << c.ID)
+	mask := m.CPUMask.Load(c, m.maskObj()) &^ (1 << c.ID)
 	if cs.active == m {
 		if !cs.lazy {
 			reason := uint64(trace.FlushLocalShootdown)
@@ -229,7 +229,9 @@ func (s *System) flushTLBOthers(t *sched.Task, mask uint64, m *MM, va uint64) {
 			c.SendIPI(s.M.CPU(i), v)
 		}
 	}
-	c.Point(x86.OpRead, f.obj)
+	if !c.Det || c.Account {
+		c.Point(x86.OpRead, f.obj) // a search has the point of the wait
+	}
 	for n := 1; f.mask.Peek() != 0; n++ {
 		c.SpinWait(f.obj, n)
 	}
@@ -266,3 +268,8 @@ func (s *System) DropLazy(t *sched.Task) {
 		m.MMDrop(t)
 	}
 }
+
+// usersObj and maskObj name mm_users and cpu_vm_mask, which have nothing to do with
+// mm_count: that is obj.
+func (m *MM) usersObj() x86.ObjID { return m.obj | 1<<40 }
+func (m *MM) maskObj() x86.ObjID  { return m.obj | 2<<40 }

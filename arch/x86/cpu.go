@@ -50,6 +50,13 @@ type CPU struct {
 	// pending has a bit for each raised vector. Atomic.
 	pending atomic.Uint64
 
+	// Want is the lock word that the CPU is about to take, while it stands at the point
+	// before that: a search need not try until it is free. Owner.
+	Want *SpinWord
+
+	// Foot collects what steps touch; nil unless a search wants to know. Immutable.
+	Foot *Footprint
+
 	// Mem is the machine's physical memory. Immutable.
 	Mem *Memory
 	// Cost is the machine's cost model. Immutable.
@@ -102,6 +109,7 @@ func (c *CPU) Attention() { c.limit.Store(0) }
 // Raise sets vector v pending on the target and kicks it. It is the device
 // side of an interrupt: no cost is charged and no point passed.
 func (c *CPU) Raise(v Vector) {
+	c.Touch(CPUObj(c.ID), AccAdd)
 	c.pending.Or(1 << v)
 	c.limit.Store(0)
 	c.hook.Kick(c)
@@ -126,8 +134,10 @@ func (c *CPU) Pending() uint64 { return c.pending.Load() }
 func (c *CPU) TakePending() (Vector, bool) {
 	p := c.pending.Load()
 	if p == 0 {
+		c.Touch(CPUObj(c.ID), AccRead)
 		return 0, false
 	}
+	c.Touch(CPUObj(c.ID), AccWrite)
 	v := lowestBit(p)
 	c.pending.And(^(uint64(1) << v))
 	return Vector(v), true
@@ -146,6 +156,7 @@ func (c *CPU) IRQDisable() { c.irqOff = true }
 // IRQEnable sets the interrupt flag (sti) and takes what is pending.
 func (c *CPU) IRQEnable() {
 	c.irqOff = false
+	c.Touch(CPUObj(c.ID), AccRead)
 	if c.pending.Load() != 0 {
 		c.hook.Interrupts(c)
 	}

@@ -49,6 +49,7 @@ func verbs() []verb {
 		{"litmus", "FILE|NAME... [flags]", "run scenario files, and print the states they end in as litmus tests do", runLitmus},
 		{"list", "", "list the policies and the workloads", runList},
 		{"explain", "NAME", "explain a policy, a workload, a scenario or a verdict", runExplain},
+		{"explore", "WORKLOAD [flags]", "search the schedules of one workload, exhaustively if that is possible", runExplore},
 		{"replay", "TOKEN|FILE [flags]", "replay a schedule exactly, and draw it", runReplay},
 		{"why", "WORKLOAD -policy P", "say why a workload is safe under a policy: the nearest miss, and what closed it", runWhy},
 		{"step", "TOKEN|FILE", "step through a schedule in a terminal, and look at the memory at each step", runStep},

@@ -108,7 +108,7 @@ func scriptToken(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: token VERDICT VAR")
 	}
-	m := regexp.MustCompile(`: ` + args[0] + `.*\n.*\n +cowlab replay (cl1\S+)`).FindStringSubmatch(ts.ReadFile("stdout"))
+	m := regexp.MustCompile(`(?m)(?:: |^)` + args[0] + `.*\n(?:.*\n)? +cowlab replay (cl1\S+)`).FindStringSubmatch(ts.ReadFile("stdout"))
 	if m == nil {
 		ts.Fatalf("no token for %s in:\n%s", args[0], ts.ReadFile("stdout"))
 	}

@@ -44,6 +44,8 @@
 // # Strategies
 //
 //	r  random     every enabled actor is equally likely at every point
+//	o  POS        every pending step has a random priority, and draws a new one when a
+//	              step that it conflicts with is taken (pos.go)
 //	p  PCT        random priorities, and depth-1 random points at which the running
 //	              actor drops below the others; finds a bug that needs d ordering
 //	              constraints with a probability that can be stated
@@ -72,9 +74,55 @@
 // Only rates depend on the host's clock, which
 // the caller passes in.
 //
-// # Growing
+// # Searches that prove something
 //
-// Searches that prove something (depth-first with a preemption bound, partial-order
-// reduction) need nothing more of the machine: they are strategies that read
-// [sched.Choice], where each enabled actor's next operation and object stand.
+// [Exhaust] runs every schedule with at most so many preemptions. With Cut it leaves out
+// what follows a decision to which another schedule has come by the same steps in
+// the same partial order. (The state of a task is its Go stack, which cannot be hashed; how
+// it came about can.) That is for depth-first search alone: a search that relies on races it
+// has seen in what follows must see what follows.
+//
+// [Reduce] runs one schedule of each equivalence class, where two schedules are
+// equivalent if one is the other with neighbouring independent steps swapped. It is
+// source-set partial-order reduction with sleep sets (dpor.go). What it stands on:
+//
+//   - The footprint of a step: the operation of its point, and what kernel code says
+//     it touches besides with x86.CPU.Touch. depend.go has the table of what commutes.
+//     State that is shared, read or written without a point, and not touched makes the
+//     reduction wrong. [CheckIndependence] looks for such state: it swaps steps of random
+//     schedules that have disjoint footprints and compares how the runs end. It is run on
+//     every workload by tests/matrix; whoever adds shared state runs it longer there.
+//   - Interrupts. Raising a vector adds to the CPU's interrupt word, each step with
+//     interrupts enabled reads it, taking a vector writes it. So every place where an
+//     interrupt can be taken is a class of its own, and a section with
+//     interrupts disabled is one place.
+//   - Events. A request, or a timer, is one actor from its first event to its last.
+//     Its name is made of who began it, so it is the same in equivalent schedules.
+//   - Enabling. A CPU that waits has read what it waits for. Nobody disables anybody, with one exception:
+//     a CPU that is about to take a spinlock that is held is left alone until it is free
+//     (sched.Actor.Held), because to try and to wait is the same for everybody else. In
+//     turn the acquisitions of a lock race, not its release with the next acquisition.
+//   - The end. A run that stops before everybody is through (an oops, a gate that is
+//     closed) is taken to have kept the others from acting: they are tried at the
+//     last decision.
+//   - Clocks. A wake-up preempts a task that has had its CPU for a millisecond. The relation
+//     knows nothing of that, so such runs are counted (Reduced.Clocked), and a
+//     search that has some proves nothing.
+//   - Where the search ends. A [Gate] that is closed when the verdict is known keeps the
+//     orders in which a program can be torn down from being multiplied with the rest.
+//
+// Exploration is stateless: a schedule is a prefix of choices, run from the start. The search
+// takes up to 64 decisions from its stack at once, the latest first, and hands them to
+// workers; what they find is entered in order. So the report is the same for any number of
+// workers, and memory is bounded by the depth of the program, not by the number of schedules.
+//
+// Nothing is done about store buffers, and there is no preemption bound for [Reduce]: a bounded
+// search is [Exhaust].
+//
+// # Machines
+//
+// Every schedule boots a machine of its own, from pooled parts: memory is cleaned by what was touched
+// (x86.Memory), coroutines and processors come from sched.Host. Going back to a moment behind
+// the set-up by an undo log would save more, if it could be done: what a program's threads have done by
+// then is on their Go stacks, which cannot be set back.
 package explore

@@ -17,6 +17,12 @@ type ExhaustOptions struct {
 	Preemptions int
 	// Schedules ends the search after so many; zero means no bound.
 	Schedules uint64
+	// Cut leaves out what follows a decision that another schedule, with no more
+	// preemptions, has come to as well: with the same steps before it in the same
+	// partial order. Happens-before caching, as in Musuvathi and Qadeer, Partial-order
+	// reduction for context-bounded state exploration, 2007. The final states are
+	// the same, schedules far fewer.
+	Cut bool
 	// Workers is how many machines run at once; zero means GOMAXPROCS.
 	Workers int
 	// Progress, if not nil, is called now and then with the schedules run and those
@@ -40,6 +46,8 @@ type Exhausted struct {
 	Report
 	// Preemptions is the bound.
 	Preemptions int
+	// Merged counts the schedules that came to where another one had been; zero without Cut.
+	Merged uint64
 	// Complete is set when every schedule within the bound has been run.
 	Complete bool
 }
@@ -62,12 +70,13 @@ func Exhaust(ctx context.Context, t Target, o ExhaustOptions) (*Exhausted, error
 	// waves[k] are the schedules known so far that have k preemptions.
 	waves := make([][]plan, o.Preemptions+1)
 	waves[0] = []plan{{}}
+	seen := map[uint64]struct{}{}
 	for k := range waves {
 		for len(waves[k]) > 0 {
 			n := min(len(waves[k]), waveSize)
 			wave := waves[k][:n:n]
 			waves[k] = waves[k][n:]
-			results := runWave(ctx, &t, wave, o.Workers)
+			results := runWave(ctx, &t, wave, &o)
 			for i := range results {
 				res := &results[i]
 				if !res.ran || o.Schedules != 0 && r.Schedules == o.Schedules {
@@ -75,8 +84,15 @@ func Exhaust(ctx context.Context, t Target, o ExhaustOptions) (*Exhausted, error
 					r.finish(0)
 					return r, nil
 				}
+				if res.err != nil {
+					return nil, res.err
+				}
 				r.add(r.Schedules, &res.outcome)
 				for _, b := range res.branches {
+					if o.Cut && b.first && known(seen, b.key) {
+						r.Merged++
+						break
+					}
 					if c := k + b.cost; c <= o.Preemptions {
 						waves[c] = append(waves[c], plan{from: &wave[i], sw: Switch{At: b.at, To: b.to}})
 					}
@@ -118,31 +134,46 @@ type branch struct {
 	at   uint64
 	to   ActorID
 	cost int // 1 if the CPU that ran could have gone on, or if it is a device
+	last int // the CPU that ran
+	// With ExhaustOptions.Cut: what led to the decision and which CPU ran, as a hash, and
+	// whether this is its first branch.
+	key   uint64
+	first bool
 }
 
 type waveResult struct {
 	outcome
 	branches []branch
 	ran      bool
+	err      error
 }
 
 // runWave runs schedules on several workers; the results are in the schedules' order.
-func runWave(ctx context.Context, t *Target, wave []plan, workers int) []waveResult {
+func runWave(ctx context.Context, t *Target, wave []plan, o *ExhaustOptions) []waveResult {
 	results := make([]waveResult, len(wave))
 	jobs, ended := make(chan int), make(chan struct{})
-	workers = min(workers, len(wave))
+	workers := min(o.Workers, len(wave))
 	for range workers {
 		go func() {
 			run, done := t.worker()
+			var tracker porRun
 			for i := range jobs {
 				spec := Spec{Kind: KindSwitches, Switches: wave[i].switches()}
 				b := &brancher{inner: spec.Strategy()}
 				if n := len(spec.Switches); n > 0 {
 					b.from = spec.Switches[n-1].At + 1
 				}
+				if o.Cut {
+					tracker.follow(b.inner)
+					b.inner = &tracker
+				}
 				m := meter{Strategy: b}
 				obs := guarded(run, &m, nil)
-				results[i] = waveResult{outcome{obs, spec, m.steps}, b.branches, true}
+				results[i] = waveResult{outcome: outcome{obs, spec, m.steps}, branches: b.branches, ran: true}
+				if o.Cut {
+					tracker.keys(b.branches)
+					results[i].err = tracker.err
+				}
 			}
 			done()
 			ended <- struct{}{}
@@ -195,10 +226,40 @@ func (b *brancher) Pick(ch *sched.Choice) int {
 				cost = 1
 			}
 			if i != chosen {
-				b.branches = append(b.branches, branch{n, actorOf(&ch.Enabled[i]), cost})
+				b.branches = append(b.branches, branch{at: n, to: actorOf(&ch.Enabled[i]), cost: cost, last: ch.Last})
 			}
 		}
 	}
 	b.took(&ch.Enabled[chosen])
 	return chosen
+}
+
+// maxSeen bounds how many decisions a search remembers; later ones are all taken for new.
+const maxSeen = 1 << 23
+
+// known reports whether a decision has been met before, and remembers it.
+func known(seen map[uint64]struct{}, key uint64) bool {
+	if _, ok := seen[key]; ok {
+		return true
+	}
+	if len(seen) < maxSeen {
+		seen[key] = struct{}{}
+	}
+	return false
+}
+
+// follow makes the run note what another strategy chooses.
+func (r *porRun) follow(s sched.Strategy) {
+	r.start(nil, nil, nil)
+	r.inner, r.from = s, never
+}
+
+// keys fills in the keys of branches, once the run has ended.
+func (r *porRun) keys(branches []branch) {
+	r.finish(false)
+	for i := range branches {
+		b := &branches[i]
+		b.first = i == 0 || branches[i-1].at != b.at
+		b.key = mix(r.sums[b.at], uint64(b.last+1))
+	}
 }

@@ -15,9 +15,10 @@ type Mode string
 
 // The modes.
 const (
-	Portfolio  Mode = "portfolio" // random and PCT of each depth in turn
+	Portfolio  Mode = "portfolio" // random, PCT of each depth and partial-order sampling in turn
 	RandomOnly Mode = "random"
 	PCTOnly    Mode = "pct"
+	POSOnly    Mode = "pos"
 )
 
 // Probes is how many schedules come first, before any whose strategy needs to
@@ -35,7 +36,7 @@ type Options struct {
 	Workers int
 	// Mode is the choice of strategies; empty means Portfolio.
 	Mode Mode
-	// PCTDepth is the greatest depth of PCT, 1 to MaxDepth; zero means 3. The
+	// PCTDepth is the greatest depth of PCT, 1 to MaxDepth; zero means 4. The
 	// depths take turns.
 	PCTDepth int
 	// StopAtFirst ends the search with the first schedule that Bad holds for.
@@ -54,9 +55,9 @@ type Options struct {
 // Validate reports what is wrong with the options, naming the field and its limits.
 func (o *Options) Validate() error {
 	switch o.Mode {
-	case "", Portfolio, RandomOnly, PCTOnly:
+	case "", Portfolio, RandomOnly, PCTOnly, POSOnly:
 	default:
-		return fmt.Errorf("explore: unknown strategy %q; known are %s, %s, %s", string(o.Mode), Portfolio, RandomOnly, PCTOnly)
+		return fmt.Errorf("explore: unknown strategy %q; known are %s, %s, %s, %s", string(o.Mode), Portfolio, RandomOnly, PCTOnly, POSOnly)
 	}
 	if o.PCTDepth < 0 || o.PCTDepth > MaxDepth {
 		return fmt.Errorf("explore: PCTDepth is %d, must be 1 to %d", o.PCTDepth, MaxDepth)
@@ -78,7 +79,7 @@ func (o *Options) setDefaults() {
 		o.Mode = Portfolio
 	}
 	if o.PCTDepth == 0 {
-		o.PCTDepth = 3
+		o.PCTDepth = 4
 	}
 	if o.Bad == nil {
 		o.Bad = func(v string) bool { return v != Safe }
@@ -105,15 +106,18 @@ func mix(seed, i uint64) uint64 {
 // Until then PCT has depth 1, which needs no length.
 func (o *Options) spec(i, length uint64) Spec {
 	seed := mix(o.Seed, i)
-	if o.Mode == RandomOnly || o.Mode == Portfolio && i%2 == 0 {
+	switch {
+	case o.Mode == RandomOnly || o.Mode == Portfolio && i%3 == 0:
 		return Spec{Kind: KindRandom, Seed: seed}
+	case o.Mode == POSOnly || o.Mode == Portfolio && i%3 == 2:
+		return Spec{Kind: KindPOS, Seed: seed}
 	}
 	if i < Probes {
 		return Spec{Kind: KindPCT, Depth: 1, Seed: seed}
 	}
 	turn := i
 	if o.Mode == Portfolio {
-		turn /= 2
+		turn /= 3
 	}
 	depth := 1 + int((turn+1)%uint64(o.PCTDepth)) // depth 1 has few schedules: it need not be first
 	if depth == 1 {
@@ -168,7 +172,7 @@ func Search(ctx context.Context, t Target, o Options) (*Report, error) {
 		return o.Clock() - begin
 	}
 	probes := uint64(Probes)
-	if o.Mode == RandomOnly {
+	if o.Mode == RandomOnly || o.Mode == POSOnly {
 		probes = 0
 	}
 	s.phase(0, min(probes, o.Schedules), 1, limit)
@@ -310,7 +314,7 @@ type Report struct {
 
 	target *Target
 	steps  map[uint64]uint64 // points -> runs
-	states map[uint64]struct{}
+	states map[uint64]uint64 // final state -> runs
 }
 
 // MaxStates bounds how many final states a search tells apart.
@@ -319,7 +323,7 @@ const MaxStates = 1 << 16
 func newReport(t *Target, o *Options) *Report {
 	return &Report{
 		Planned: o.Schedules, ByVerdict: map[string]uint64{}, target: t,
-		steps: map[uint64]uint64{}, states: map[uint64]struct{}{},
+		steps: map[uint64]uint64{}, states: map[uint64]uint64{},
 	}
 }
 
@@ -331,8 +335,8 @@ func (r *Report) add(i uint64, out *outcome) {
 	r.Schedules++
 	r.ByVerdict[v]++
 	r.steps[out.obs.Steps]++
-	if len(r.states) < MaxStates {
-		r.states[out.obs.State] = struct{}{}
+	if _, known := r.states[out.obs.State]; known || len(r.states) < MaxStates {
+		r.states[out.obs.State]++
 	}
 }
 
@@ -367,6 +371,16 @@ func (r *Report) finish(elapsed time.Duration) {
 			return
 		}
 	}
+}
+
+// FinalStates returns the different final states, in ascending order; at most MaxStates.
+func (r *Report) FinalStates() []uint64 {
+	s := make([]uint64, 0, len(r.states))
+	for h := range r.states {
+		s = append(s, h)
+	}
+	slices.Sort(s)
+	return s
 }
 
 // Witness returns the first schedule that showed the verdict, or nil.

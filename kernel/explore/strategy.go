@@ -13,6 +13,7 @@ type Kind byte
 const (
 	KindRandom   Kind = 'r'
 	KindPCT      Kind = 'p'
+	KindPOS      Kind = 'o'
 	KindSwitches Kind = 's'
 )
 
@@ -27,7 +28,7 @@ const FairBound = 4096
 // Spec says which strategy to make. It is the part of a token that names the schedule.
 type Spec struct {
 	Kind Kind
-	// Seed is for random and PCT.
+	// Seed is for random, PCT and partial-order sampling.
 	Seed uint64
 	// Depth and Length are for PCT: the number of ordering constraints looked
 	// for, 1 to MaxDepth, and the expected number of points.
@@ -44,6 +45,8 @@ func (s Spec) Strategy() sched.Strategy {
 		return sched.NewRandom(s.Seed)
 	case KindPCT:
 		return &fair{inner: sched.NewPCT(s.Seed, s.Depth, s.Length)}
+	case KindPOS:
+		return newPOS(s.Seed)
 	case KindSwitches:
 		return &fair{inner: &script{switches: s.Switches}}
 	}
@@ -57,6 +60,8 @@ func (s Spec) String() string {
 		return fmt.Sprintf("random, seed %#x", s.Seed)
 	case KindPCT:
 		return fmt.Sprintf("PCT of depth %d over %d points, seed %#x", s.Depth, s.Length, s.Seed)
+	case KindPOS:
+		return fmt.Sprintf("partial-order sampling, seed %#x", s.Seed)
 	case KindSwitches:
 		return fmt.Sprintf("%d switches", len(s.Switches))
 	}
@@ -213,13 +218,32 @@ type Gate struct {
 	open bool
 	from uint64
 	step uint64
+	// closed is set by Close, closing from then to the next choice.
+	closed, closing bool
 }
 
 // NewGate returns a closed gate before s.
 func NewGate(s sched.Strategy) *Gate { return &Gate{s: s, rule: fair{inner: &script{}}} }
 
 // Open lets the strategy decide from the next point on.
-func (g *Gate) Open() { g.open, g.from = true, g.step }
+func (g *Gate) Open() {
+	if !g.closed {
+		g.open, g.from = true, g.step
+	}
+}
+
+// Close ends what is searched: from the next point on the schedule is the default one
+// again. A target calls it when nothing that follows can change its verdict, because
+// tearing down a program has as many schedules as what went before, and a search
+// would have to multiply the two. It closes for good.
+func (g *Gate) Close() {
+	if g.open {
+		g.open, g.closed, g.closing = false, true, true
+	}
+}
+
+// ender is a strategy that wants to see the choice at which its gate has closed.
+type ender interface{ end(ch *sched.Choice) }
 
 // Begin implements sched.Strategy.
 func (g *Gate) Begin(cpus int) {
@@ -230,6 +254,12 @@ func (g *Gate) Begin(cpus int) {
 // Pick implements sched.Strategy.
 func (g *Gate) Pick(ch *sched.Choice) int {
 	if !g.open {
+		if g.closing {
+			g.closing = false
+			if e, ok := g.s.(ender); ok {
+				e.end(ch)
+			}
+		}
 		g.step = ch.Step
 		return g.rule.Pick(ch)
 	}

@@ -21,7 +21,7 @@ const Version = 1
 //	 |   target, then parameters        |    |   |       checksum
 //	 version                       policy    strategy
 //
-// The strategy is r.SEED, pDEPTH.LENGTH.SEED or s.SWITCHES; seeds are
+// The strategy is r.SEED, o.SEED, pDEPTH.LENGTH.SEED or s.SWITCHES; seeds are
 // hexadecimal, the length is decimal, switches are as encodeSwitches writes
 // them. In names and parameters '-' stands before what is not a letter, a digit
 // or '_': another '-', or two hexadecimal digits of the byte.
@@ -50,7 +50,7 @@ func (t Token) String() string {
 	b = appendEscaped(b, t.Policy)
 	b = append(b, '.', byte(t.Spec.Kind))
 	switch t.Spec.Kind {
-	case KindRandom:
+	case KindRandom, KindPOS:
 		b = fmt.Appendf(b, ".%x", t.Spec.Seed)
 	case KindPCT:
 		b = fmt.Appendf(b, "%d.%d.%x", t.Spec.Depth, t.Spec.Length, t.Spec.Seed)
@@ -72,7 +72,7 @@ func (t Token) Validate() error {
 		}
 	}
 	switch s := t.Spec; s.Kind {
-	case KindRandom:
+	case KindRandom, KindPOS:
 	case KindPCT:
 		if s.Depth < 1 || s.Depth > MaxDepth {
 			return fmt.Errorf("token: PCT depth is %d, must be 1 to %d", s.Depth, MaxDepth)
@@ -87,7 +87,7 @@ func (t Token) Validate() error {
 			}
 		}
 	default:
-		return fmt.Errorf("token: unknown strategy %q; known are r (random), p (PCT), s (switches)", string(rune(s.Kind)))
+		return fmt.Errorf("token: unknown strategy %q; known are r (random), p (PCT), o (partial-order sampling), s (switches)", string(rune(s.Kind)))
 	}
 	return nil
 }
@@ -158,8 +158,8 @@ func parseSpec(kind string, args []string) (s Spec, err error) {
 		if s.Depth, err = strconv.Atoi(kind[1:]); err != nil {
 			return s, fmt.Errorf("strategy %s: the depth %s is not a number", quoted(kind), quoted(kind[1:]))
 		}
-	case len(kind) > 1 || s.Kind != KindRandom && s.Kind != KindSwitches:
-		return s, fmt.Errorf("unknown strategy %s; known are r (random), p1 to p%d (PCT), s (switches)", quoted(kind), MaxDepth)
+	case len(kind) > 1 || s.Kind != KindRandom && s.Kind != KindPOS && s.Kind != KindSwitches:
+		return s, fmt.Errorf("unknown strategy %s; known are r (random), p1 to p%d (PCT), o (partial-order sampling), s (switches)", quoted(kind), MaxDepth)
 	}
 	if len(args) != want {
 		return s, fmt.Errorf("strategy %s has %d arguments, expected %d", kind, len(args), want)

@@ -42,6 +42,7 @@ func (b *BitWait) Lock(t *sched.Task, w *x86.Word64, mask uint64, obj x86.ObjID)
 	for w.RawOr(mask)&mask != 0 {
 		q := b.queue(obj)
 		q.Prepare(t, sched.TaskUninterruptible)
+		t.C.Touch(obj, x86.AccRead)
 		if w.Peek()&mask != 0 {
 			t.WaitingOn(obj)
 			t.Schedule()
@@ -71,7 +72,7 @@ func (b *BitWait) Unlock(t *sched.Task, w *x86.Word64, mask uint64, obj x86.ObjI
 	}
 	released(t, b.lockObj(obj))
 	t.C.Wrote(obj)
-	if q := b.queue(obj); !q.Empty() {
+	if q := b.queue(obj); q.Active(t.C) {
 		q.Wake(t)
 	}
 }
@@ -86,18 +87,20 @@ func (b *BitWait) WaitClear(t *sched.Task, w *x86.Word64, mask uint64, obj x86.O
 	for w.Peek()&mask != 0 {
 		q := b.queue(obj)
 		q.Prepare(t, sched.TaskUninterruptible)
+		t.C.Touch(obj, x86.AccRead)
 		if w.Peek()&mask != 0 {
 			t.WaitingOn(obj)
 			t.Schedule()
 		}
 		q.Finish(t)
+		t.C.Touch(obj, x86.AccRead)
 	}
 }
 
 // WakeBit wakes those who wait for a bit that was cleared by other means.
 func (b *BitWait) WakeBit(t *sched.Task, obj x86.ObjID) {
 	t.C.Wrote(obj)
-	if q := b.queue(obj); !q.Empty() {
+	if q := b.queue(obj); q.Active(t.C) {
 		q.Wake(t)
 	}
 }

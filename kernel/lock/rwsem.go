@@ -111,12 +111,14 @@ func (s *RWSem) down(t *sched.Task, write bool, state sched.TaskState) bool {
 		s.raw.Unlock()
 		return true
 	}
+	t.C.Touch(s.obj, x86.AccWrite)
 	w := s.newWaiter(t, write)
 	s.waiting = append(s.waiting, w)
 	s.raw.Unlock()
 	t.C.Trace.Inc(trace.EmuSleepWaits)
 	for {
 		t.SetState(state)
+		t.C.Touch(s.obj, x86.AccRead)
 		if w.done.Peek() != 0 {
 			break
 		}
@@ -151,6 +153,7 @@ func (s *RWSem) newWaiter(t *sched.Task, write bool) *waiter {
 
 // giveUp takes a killed waiter off the queue; false means it was granted first.
 func (s *RWSem) giveUp(t *sched.Task, w *waiter) bool {
+	t.C.Touch(s.obj, x86.AccWrite)
 	s.raw.Lock()
 	for i, o := range s.waiting {
 		if o == w {

@@ -37,7 +37,9 @@ func (l *SpinLock) LockNested(t *sched.Task) { l.lock(t, how{nested: true}) }
 
 func (l *SpinLock) lock(t *sched.Task, h how) {
 	t.PreemptDisable()
+	t.C.Want = &l.w
 	t.C.Point(x86.OpLock, l.obj)
+	t.C.Want = nil
 	if !l.w.TryLock() {
 		l.spin(t)
 	}

@@ -40,6 +40,7 @@ func (q *WaitQueue) Prepare(t *sched.Task, s sched.TaskState) {
 // Finish takes the task off the queue (finish_wait).
 func (q *WaitQueue) Finish(t *sched.Task) {
 	t.SetState(sched.TaskRunning)
+	t.C.Touch(q.obj, x86.AccWrite)
 	q.raw.Lock()
 	for i, o := range q.tasks {
 		if o == t {
@@ -98,7 +99,13 @@ func (q *WaitQueue) WakeN(t *sched.Task, n int) {
 	}
 }
 
-// Empty reports whether nobody waits.
+// Active reports whether anybody waits (waitqueue_active), without a point.
+func (q *WaitQueue) Active(c *x86.CPU) bool {
+	c.Touch(q.obj, x86.AccRead)
+	return !q.Empty()
+}
+
+// Empty reports whether nobody waits: for invariants.
 func (q *WaitQueue) Empty() bool {
 	q.raw.Lock()
 	e := len(q.tasks) == 0

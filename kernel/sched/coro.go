@@ -40,10 +40,36 @@ func (co *coro) resume() { co.next() }
 type Host struct {
 	mu   sync.Mutex
 	free []*coro // protected by mu
+	cpus []*cpu  // of machines that have been shut down; protected by mu
 }
 
 // maxPooledCoros bounds the coroutines kept for re-use.
 const maxPooledCoros = 4096
+
+// maxPooledCPUs bounds the processors kept for re-use; each has a TLB of some 40 KiB.
+const maxPooledCPUs = 256
+
+// getCPU returns a processor as new.
+func (h *Host) getCPU() *cpu {
+	h.mu.Lock()
+	if n := len(h.cpus); n > 0 {
+		c := h.cpus[n-1]
+		h.cpus = h.cpus[:n-1]
+		h.mu.Unlock()
+		*c = cpu{}
+		return c
+	}
+	h.mu.Unlock()
+	return &cpu{}
+}
+
+func (h *Host) putCPUs(cpus []*cpu) {
+	h.mu.Lock()
+	if len(h.cpus)+len(cpus) <= maxPooledCPUs {
+		h.cpus = append(h.cpus, cpus...)
+	}
+	h.mu.Unlock()
+}
 
 func (h *Host) getCoro() *coro {
 	h.mu.Lock()

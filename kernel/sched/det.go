@@ -9,15 +9,20 @@ import (
 
 // detState is what the deterministic regimes need beside the CPUs.
 type detState struct {
-	steps   uint64        // points passed
-	since   uint64        // step from which StepLimit counts
-	next    int           // CPU whose coroutine the driver resumes; -1: choose
-	last    int           // CPU that made the last step
-	time    uint64        // clock of whoever acts
-	horizon uint64        // timed: the running CPU may go on until its clock reaches this
-	choice  Choice        // scratch for the strategy
-	stalled bool          // somebody blocked in Go
-	beat    atomic.Uint64 // changes while steps are made, for the watchdog
+	steps   uint64              // points passed
+	since   uint64              // step from which StepLimit counts
+	next    int                 // CPU whose coroutine the driver resumes; -1: choose
+	last    int                 // CPU that made the last step
+	time    uint64              // clock of whoever acts
+	horizon uint64              // timed: the running CPU may go on until its clock reaches this
+	choice  Choice              // scratch for the strategy
+	stalled bool                // somebody blocked in Go
+	clocked bool                // Result.Clocked
+	firing  bool                // an event happens
+	chain   uint64              // its chain
+	added   uint64              // events that it has added
+	adds    [MaxCPUs + 1]uint64 // events added by each CPU, and at boot; their numbers within chains
+	beat    atomic.Uint64       // changes while steps are made, for the watchdog
 }
 
 // Actor is somebody who can take the next step: a CPU or a pending event.
@@ -26,6 +31,15 @@ type Actor struct {
 	CPU int
 	// Seq identifies an event: events are numbered in the order they were added.
 	Seq uint64
+	// Chain names an event, and those that it adds in turn, by who added the first and
+	// how many he had added before: unlike Seq, the same in schedules that differ only
+	// in the order of steps that have nothing to do with each other.
+	Chain uint64
+	// Held is set when the operation is to take a spinlock that somebody holds: the step
+	// would find that, and wait. A search that knows what a wait is may leave it out.
+	Held bool
+	// Wants is set when the operation is to take a spinlock, held or not.
+	Wants bool
 	// Op and Obj say what the step will do.
 	Op  x86.Op
 	Obj x86.ObjID
@@ -39,15 +53,21 @@ type Choice struct {
 	Last int
 	// Enabled lists the actors, CPUs first, in a fixed order. Never empty.
 	Enabled []Actor
+	// Foot is what the previous step touched beside its operation. It must not be kept.
+	Foot *x86.Footprint
 }
 
 // Strategy chooses schedules in the Free regime.
 type Strategy interface {
 	// Begin is called once for each machine.
 	Begin(cpus int)
-	// Pick returns an index into ch.Enabled.
+	// Pick returns an index into ch.Enabled; Cut ends the run.
 	Pick(ch *Choice) int
 }
+
+// Cut is what a Strategy returns for a schedule that need not be run to its end. The
+// machine's Result has Reason Stopped.
+const Cut = -1
 
 // Observer is told of every step of a deterministic run just before it happens,
 // on the stack of the task that performs it (or, for an event, of any).
@@ -70,6 +90,7 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 	}
 	c := m.cpus[xc.ID]
 	d := &m.det1
+	want := xc.Want
 	d.steps++
 	if d.steps&1023 == 0 {
 		d.beat.Store(d.steps)
@@ -87,27 +108,47 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 		m.account(c, op, obj)
 	}
 	m.dispatch(c)
-	for xc.Pending() != 0 && !xc.IRQsDisabled() && !m.dying.Load() {
+	for m.irqDue(xc) && !m.dying.Load() {
+		if m.foot != nil {
+			m.foot.Interrupted = true
+		}
 		m.Interrupts(xc)
 		// The interrupted operation is a step of its own: what the handler did, an
 		// acknowledgement say, may let others act before it.
 		c.op, c.obj = op, obj
+		xc.Want = want
 		m.dispatch(c)
 	}
-	if xc.Now() >= c.sliceEnd && c.cur != c.idle && c.rq.n.Load() > 0 {
+	if xc.Now() >= c.sliceEnd && c.cur != c.idle && c.queued() {
 		c.needResched.Store(true)
 		c.cur.preemptCheck()
 	}
-	if m.rcu.n.Load() != 0 {
-		m.rcuUser(c)
-	}
+	m.rcuUser(c)
 	if m.observer != nil {
 		m.observer.Step(d.steps, c.cur, op, obj)
 	}
 }
 
+// held reports whether the CPU wants a lock that is taken, and has nothing else to do.
+func (c *cpu) held() bool {
+	return c.Want != nil && c.Want.Locked() && (c.Pending() == 0 || c.IRQsDisabled())
+}
+
+// irqDue reports whether an interrupt is to be taken before anything else.
+func (m *Machine) irqDue(xc *x86.CPU) bool {
+	if xc.IRQsDisabled() {
+		return false
+	}
+	xc.Touch(x86.CPUObj(xc.ID), x86.AccRead)
+	return xc.Pending() != 0
+}
+
+// Touch is x86.CPU.Touch for what is not a CPU: devices.
+func (m *Machine) Touch(obj x86.ObjID, how x86.Access) { m.cpus[0].Touch(obj, how) }
+
 // Wrote enables the CPUs that wait for obj.
 func (m *Machine) Wrote(xc *x86.CPU, obj x86.ObjID) {
+	xc.Touch(obj, x86.AccAdd) // waking twice is waking once
 	for _, c := range m.cpus {
 		if c.waiting && c.waitObj == obj {
 			c.SetNow(xc.Now() + m.cost.LineTransfer)
@@ -133,7 +174,8 @@ func (m *Machine) SpinWait(xc *x86.CPU, obj x86.ObjID, spins int) {
 		c.cur.unwinding = true
 		panic(unwind{})
 	}
-	if xc.Pending() == 0 || xc.IRQsDisabled() {
+	xc.Touch(obj, x86.AccRead)
+	if !m.irqDue(xc) {
 		c.waiting, c.waitObj = true, obj
 		c.op, c.obj = x86.OpWait, obj
 		m.det1.horizon = 0
@@ -142,7 +184,7 @@ func (m *Machine) SpinWait(xc *x86.CPU, obj x86.ObjID, spins int) {
 		}
 		m.dispatch(c)
 	}
-	if xc.Pending() != 0 && !xc.IRQsDisabled() {
+	if m.irqDue(xc) {
 		m.Interrupts(xc)
 	}
 }
@@ -175,13 +217,13 @@ func (m *Machine) choose() int {
 		en := d.choice.Enabled[:0]
 		for i, c := range m.cpus {
 			if !c.waiting {
-				en = append(en, Actor{CPU: i, Op: c.op, Obj: c.obj})
+				en = append(en, Actor{CPU: i, Op: c.op, Obj: c.obj, Held: c.held(), Wants: c.Want != nil})
 			}
 		}
 		q := &m.events
 		for i := range q.heap {
 			e := &q.heap[i]
-			en = append(en, Actor{CPU: -1, Seq: e.seq, Op: e.ev.Op(), Obj: e.ev.Obj()})
+			en = append(en, Actor{CPU: -1, Seq: e.seq, Chain: e.chain, Op: e.ev.Op(), Obj: e.ev.Obj()})
 		}
 		d.choice.Enabled = en
 		if len(en) == 0 {
@@ -189,11 +231,18 @@ func (m *Machine) choose() int {
 		}
 		d.choice.Step, d.choice.Last = d.steps, d.last
 		i := m.opts.Strategy.Pick(&d.choice)
+		m.foot.Reset()
+		if i == Cut {
+			m.fail(&Result{Reason: Stopped, Detail: "cut by the strategy"})
+			return -1
+		}
 		if a := en[i]; a.CPU >= 0 {
 			d.time = m.cpus[a.CPU].Now()
 			return a.CPU
 		}
+		d.chain, d.added, d.firing = en[i].Chain, 0, true
 		m.fireSeq(en[i].Seq)
+		d.firing = false
 	}
 }
 

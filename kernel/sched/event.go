@@ -27,6 +27,8 @@ type pendingEvent struct {
 	at  uint64 // cycles
 	seq uint64
 	ev  Event
+	// chain is Actor.Chain
+	chain uint64
 }
 
 // eventQueue is a heap of events ordered by due time, then by insertion.
@@ -43,10 +45,10 @@ func (p *pendingEvent) before(q *pendingEvent) bool {
 	return p.at < q.at || p.at == q.at && p.seq < q.seq
 }
 
-func (q *eventQueue) add(at uint64, ev Event) {
+func (q *eventQueue) add(at uint64, ev Event, chain uint64) {
 	q.lock.Lock()
 	q.seq++
-	q.heap = append(q.heap, pendingEvent{at, q.seq, ev})
+	q.heap = append(q.heap, pendingEvent{at, q.seq, ev, chain})
 	i := len(q.heap) - 1
 	for i > 0 {
 		p := (i - 1) / 2
@@ -128,12 +130,26 @@ func (m *Machine) AddEvent(ns uint64, ev Event) { m.addEvent(m.nowCycles()+m.cos
 
 // addEvent schedules ev for a time in cycles.
 func (m *Machine) addEvent(at uint64, ev Event) {
-	m.events.add(at, ev)
+	var chain uint64
+	if m.det {
+		chain = m.det1.newChain()
+	}
+	m.events.add(at, ev, chain)
 	if m.det {
 		m.det1.horizon = 0
 		return
 	}
 	m.attendEvent(at)
+}
+
+// newChain names a new event: see Actor.Chain.
+func (d *detState) newChain() uint64 {
+	if d.firing {
+		d.added++
+		return d.chain | (d.added-1)<<48 // the first takes its place
+	}
+	d.adds[d.last+1]++
+	return uint64(d.last+2)<<32 | d.adds[d.last+1]
 }
 
 // PendingEvents returns how many device events and timers are outstanding.
@@ -178,16 +194,23 @@ func (t *Task) StartTimer(ns uint64) *Timer {
 }
 
 // Cancel makes the timer do nothing when it expires.
-func (tm *Timer) Cancel() { tm.done.Store(true) }
+func (tm *Timer) Cancel() {
+	tm.m.Touch(tm.obj, x86.AccWrite)
+	tm.done.Store(true)
+}
 
 // Expired reports whether the timer has gone off.
-func (tm *Timer) Expired() bool { return tm.done.Load() }
+func (tm *Timer) Expired() bool {
+	tm.m.Touch(tm.obj, x86.AccRead)
+	return tm.done.Load()
+}
 
 // Fire raises the timer interrupt.
 func (tm *Timer) Fire(*Machine, *trace.CPU) {
 	if tm.done.Load() {
 		return
 	}
+	tm.m.Touch(x86.CPUPartObj(tm.c.ID, x86.CPUTimers), x86.AccWrite)
 	tm.c.expiredLock.Lock()
 	tm.c.expired = append(tm.c.expired, tm)
 	tm.c.expiredLock.Unlock()
@@ -206,6 +229,7 @@ func (tm *Timer) Name() string { return "timer of " + tm.t.Name }
 // runExpiredTimers is the timer interrupt: it wakes the sleepers.
 func runExpiredTimers(t *Task) {
 	c := t.M.cpus[t.C.ID]
+	c.Touch(x86.CPUPartObj(c.ID, x86.CPUTimers), x86.AccWrite)
 	for {
 		c.expiredLock.Lock()
 		if len(c.expired) == 0 {
@@ -215,6 +239,7 @@ func runExpiredTimers(t *Task) {
 		tm := c.expired[0]
 		c.expired = append(c.expired[:0], c.expired[1:]...)
 		c.expiredLock.Unlock()
+		t.C.Touch(tm.obj, x86.AccWrite)
 		if tm.done.CompareAndSwap(false, true) {
 			t.C.Trace.Inc(trace.EmuTimers)
 			t.M.Wake(t, tm.t)

@@ -80,6 +80,7 @@ func (m *Machine) idleLoop(c *cpu, t *Task) {
 			c.isIdle.Store(false) // whoever looks for quiet must see the handlers
 			m.Interrupts(&c.CPU)
 		}
+		c.Touch(x86.CPUPartObj(c.ID, x86.CPUQueue), x86.AccRead)
 		if c.rq.n.Load() > 0 || m.pull(c) {
 			if !m.det {
 				c.wakeFromIdle()

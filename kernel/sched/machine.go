@@ -138,7 +138,8 @@ type Machine struct {
 	rcu  rcuState
 	acct *accounts // nil unless costs are accounted
 
-	observer Observer // immutable while running
+	foot     *x86.Footprint // what the current step touches; deterministic regimes
+	observer Observer       // immutable while running
 	namers   [256]func(id uint64) string
 }
 
@@ -220,13 +221,19 @@ func New(o Options) (*Machine, error) {
 		tasks: make(map[int]*Task),
 	}
 	m.det1.last = -1
+	if o.Regime == Free {
+		m.foot = &x86.Footprint{}
+		m.det1.choice.Foot = m.foot
+	}
 	if o.Regime == Timed {
 		m.acct = newAccounts()
 	}
 	m.cpus = make([]*cpu, o.CPUs)
 	for i := range m.cpus {
-		c := &cpu{m: m}
+		c := m.host.getCPU()
+		c.m = m
 		c.Init(i, m.det, m.acct != nil, o.Mem, o.Cost, o.Trace.CPU(i), m)
+		c.Foot = m.foot
 		if !m.det {
 			c.park = make(chan struct{}, 1)
 		}

@@ -25,7 +25,9 @@ type rcuCallback struct {
 // completes it. fn must not sleep.
 func (m *Machine) CallRCU(t *Task, fn func(*Task)) {
 	var need uint64
+	t.C.Touch(x86.CPUPartObj(0, x86.CPURCU), x86.AccWrite)
 	for i, c := range m.cpus {
+		c.Touch(x86.CPUPartObj(i, x86.CPUIdle), x86.AccRead)
 		if !c.curIsIdle() || c.ID == t.C.ID {
 			need |= 1 << i
 		}
@@ -43,6 +45,10 @@ func (m *Machine) rcuUser(c *cpu) {
 	if !t.User || t.inIRQ > 0 {
 		return
 	}
+	if m.rcu.n.Load() == 0 {
+		c.Touch(x86.CPUPartObj(0, x86.CPURCU), x86.AccRead)
+		return
+	}
 	t.User = false
 	m.rcuQuiescent(c)
 	t.User = true
@@ -51,8 +57,10 @@ func (m *Machine) rcuUser(c *cpu) {
 // rcuQuiescent notes a quiescent state of c and runs the callbacks it completes.
 func (m *Machine) rcuQuiescent(c *cpu) {
 	if m.rcu.n.Load() == 0 {
+		c.Touch(x86.CPUPartObj(0, x86.CPURCU), x86.AccRead)
 		return
 	}
+	c.Touch(x86.CPUPartObj(0, x86.CPURCU), x86.AccWrite)
 	bit := uint64(1) << c.ID
 	var ready []rcuCallback
 	m.rcu.lock.Lock()

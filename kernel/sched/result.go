@@ -43,6 +43,9 @@ type Result struct {
 	Steps uint64
 	// NS is the machine's virtual time in nanoseconds.
 	NS uint64
+	// Clocked is set when, in the Free regime, a task had a CPU for so long that its
+	// time may have decided who runs next.
+	Clocked bool
 }
 
 // Err returns nil for Quiet and an error that says what happened otherwise.
@@ -272,7 +275,7 @@ func (m *Machine) Run() *Result {
 		r.Steps = m.det1.beat.Load() // the loop may still be there
 		return r
 	}
-	r.Steps, r.NS = m.det1.steps, m.Now()
+	r.Steps, r.NS, r.Clocked = m.det1.steps, m.Now(), m.det1.clocked
 	return r
 }
 
@@ -347,6 +350,9 @@ func (m *Machine) Shutdown() {
 	}
 	for _, t := range tasks {
 		t.discard()
+	}
+	if m.opts.Regime == Free && (m.result == nil || m.result.Reason != Exited) {
+		m.host.putCPUs(m.cpus) // a search makes a machine for each schedule
 	}
 }
 

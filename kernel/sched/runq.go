@@ -70,8 +70,11 @@ func (q *runQueue) steal() *Task {
 // the queue, or the idle task. The chosen task is marked as executing.
 func (c *cpu) pickNext(prev *Task, preempt bool) *Task {
 	q := &c.rq
+	queue, before := x86.CPUPartObj(c.ID, x86.CPUQueue), c.look()
+	c.Touch(queue, x86.AccRead)
 	q.lock.Lock()
 	if prev != c.idle {
+		c.Touch(prev.Obj(), x86.AccWrite)
 		if prev.State() == TaskRunning || prev.State() == TaskInterruptible && prev.sig.Load() != 0 ||
 			prev.State() == TaskKillable && prev.sig.Load()&sigFatal != 0 {
 			prev.state.Store(int32(TaskRunning))
@@ -85,8 +88,15 @@ func (c *cpu) pickNext(prev *Task, preempt bool) *Task {
 	if next == nil {
 		next = c.idle
 	}
+	if next != prev {
+		if next != c.idle || q.head != nil {
+			c.Touch(queue, x86.AccWrite)
+		}
+		c.Touch(next.Obj(), x86.AccWrite)
+	}
 	next.onCPU.Store(true)
 	q.lock.Unlock()
+	c.show(before)
 	return next
 }
 
@@ -115,19 +125,29 @@ func (m *Machine) Signal(by, t *Task, fatal bool) {
 		bits |= sigFatal
 	}
 	by.C.Point(x86.OpWake, x86.Obj(x86.ClassTask, uint64(t.ID)))
+	by.C.Touch(t.sigObj(), x86.AccWrite)
 	t.sig.Or(bits)
 	m.signalWake(by, t, fatal)
 }
 
 // SignalPending reports whether the task has a signal to take.
-func (t *Task) SignalPending() bool { return t.sig.Load() != 0 }
+func (t *Task) SignalPending() bool { t.touchSig(x86.AccRead); return t.sig.Load() != 0 }
+
+func (t *Task) touchSig(how x86.Access) {
+	if t.C != nil {
+		t.C.Touch(t.sigObj(), how)
+	}
+}
+
+// sigObj names the task's signal word.
+func (t *Task) sigObj() x86.ObjID { return x86.Obj(x86.ClassTask, 1<<40|uint64(t.ID)) }
 
 // FatalSignalPending reports whether the task is being killed.
-func (t *Task) FatalSignalPending() bool { return t.sig.Load()&sigFatal != 0 }
+func (t *Task) FatalSignalPending() bool { t.touchSig(x86.AccRead); return t.sig.Load()&sigFatal != 0 }
 
 // ClearSignal forgets pending signals that are not fatal; the signals themselves
 // are the kernel's business.
-func (t *Task) ClearSignal() { t.sig.And(sigFatal) }
+func (t *Task) ClearSignal() { t.touchSig(x86.AccWrite); t.sig.And(sigFatal) }
 
 func (m *Machine) wake(by, t *Task, preempt bool) bool {
 	var home *cpu
@@ -139,6 +159,7 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 		}
 		home.rq.lock.Unlock()
 	}
+	m.Touch(t.Obj(), x86.AccWrite)
 	s := t.State()
 	if s == TaskRunning || s == TaskDead {
 		home.rq.lock.Unlock()
@@ -163,6 +184,8 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 	}
 	t.onRQ = true
 	t.preempted = false
+	m.Touch(x86.CPUPartObj(target.ID, x86.CPUQueue), x86.AccWrite)
+	before := target.look()
 	if target == home {
 		home.rq.push(t)
 		home.rq.lock.Unlock()
@@ -173,15 +196,81 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 		target.rq.push(t)
 		target.rq.lock.Unlock()
 	}
+	target.show(before)
 	m.resched(by, target, preempt)
 	return true
 }
 
+// queued reports whether tasks wait for the CPU.
+func (c *cpu) queued() bool {
+	c.Touch(x86.CPUPartObj(c.ID, x86.CPUQueue), x86.AccRead)
+	return c.rq.n.Load() > 0
+}
+
+// seen is what other CPUs can see of the CPU's load.
+type seen struct{ available, spare bool }
+
+// look returns what others can see now; after a change, show tells a search what of
+// it has changed. Nobody looks at the queue itself but its CPU and who wakes a task there.
+func (c *cpu) look() seen {
+	if !c.m.det {
+		return seen{}
+	}
+	n, idle := c.rq.n.Load(), c.cur == c.idle
+	return seen{n == 0 && idle, n > 1 || n == 1 && !idle}
+}
+
+func (c *cpu) show(before seen) {
+	now := c.look()
+	if now.available != before.available {
+		c.Touch(x86.CPUPartObj(c.ID, x86.CPUAvailable), x86.AccWrite)
+	}
+	if now.spare != before.spare {
+		c.Touch(x86.CPUPartObj(c.ID, x86.CPUSpare), x86.AccWrite)
+	}
+}
+
+// spare reports whether the CPU has a task that it cannot run now. A hint.
+func (c *cpu) spare() bool {
+	if c.m.det {
+		c.Touch(x86.CPUPartObj(c.ID, x86.CPUSpare), x86.AccRead)
+		return c.look().spare
+	}
+	n := c.rq.n.Load()
+	return n > 1 || n == 1 && !c.isIdle.Load()
+}
+
+// run makes t the task that the CPU runs.
+func (c *cpu) run(t *Task) {
+	before := c.look()
+	if c.m.det && (t == c.idle) != (c.cur == c.idle) {
+		c.Touch(x86.CPUPartObj(c.ID, x86.CPUIdle), x86.AccWrite)
+	}
+	c.cur = t
+	c.show(before)
+}
+
+// load is how many tasks the CPU has: nr_running. A hint.
+func (c *cpu) load() int {
+	n := int(c.rq.n.Load())
+	if !c.curIsIdle() {
+		n++
+	}
+	return n
+}
+
 // available reports whether the CPU has nothing to do. A hint.
-func (c *cpu) available() bool { return c.rq.n.Load() == 0 && c.curIsIdle() }
+func (c *cpu) available() bool {
+	if c.m.det {
+		c.Touch(x86.CPUPartObj(c.ID, x86.CPUAvailable), x86.AccRead)
+		return c.look().available
+	}
+	return c.rq.n.Load() == 0 && c.isIdle.Load()
+}
 
 func (c *cpu) curIsIdle() bool {
 	if c.m.det {
+		c.Touch(x86.CPUPartObj(c.ID, x86.CPUIdle), x86.AccRead)
 		return c.cur == c.idle
 	}
 	return c.isIdle.Load()
@@ -213,10 +302,8 @@ func (m *Machine) resched(by *Task, target *cpu, preempt bool) {
 func (m *Machine) leastLoaded() int {
 	best, load := 0, int(^uint(0)>>1)
 	for i, c := range m.cpus {
-		n := int(c.rq.n.Load())
-		if !c.curIsIdle() {
-			n++
-		}
+		c.Touch(x86.CPUPartObj(i, x86.CPUQueue), x86.AccRead)
+		n := c.load()
 		if n < load {
 			best, load = i, n
 		}
@@ -224,20 +311,26 @@ func (m *Machine) leastLoaded() int {
 	return best
 }
 
-// pull takes a task from the longest queue for an idle CPU.
+// pull takes a task from the longest queue for an idle CPU. A CPU with one task keeps
+// it, even if it has not begun to run it (Linux 2.6.29 kernel/sched.c:load_balance_newidle
+// wants nr_running > 1): it has been told, and two idle CPUs would take a task from
+// each other for ever.
 func (m *Machine) pull(c *cpu) bool {
 	var from *cpu
 	for _, o := range m.cpus {
-		if o != c && o.rq.n.Load() > 0 && (from == nil || o.rq.n.Load() > from.rq.n.Load()) {
+		if o != c && o.spare() && (from == nil || o.rq.n.Load() > from.rq.n.Load()) {
 			from = o
 		}
 	}
 	if from == nil {
 		return false
 	}
+	theirs, ours := from.look(), c.look()
 	// While the task is on neither queue, nobody must take the machine for quiet.
 	c.isIdle.Store(false)
 	m.par.moves.Add(1)
+	c.Touch(x86.CPUPartObj(from.ID, x86.CPUQueue), x86.AccWrite)
+	c.Touch(x86.CPUPartObj(c.ID, x86.CPUQueue), x86.AccWrite)
 	from.rq.lock.Lock()
 	t := from.rq.steal()
 	if t != nil {
@@ -250,6 +343,8 @@ func (m *Machine) pull(c *cpu) bool {
 	c.rq.lock.Lock()
 	c.rq.push(t)
 	c.rq.lock.Unlock()
+	from.show(theirs)
+	c.show(ours)
 	c.Trace.Inc(trace.EmuMigrations)
 	return true
 }

@@ -347,7 +347,7 @@ func TestEventHeapOrder(t *testing.T) {
 	var q eventQueue
 	r := rng(3)
 	for range 500 {
-		q.add(r.next()%97, &Timer{})
+		q.add(r.next()%97, &Timer{}, 0)
 	}
 	last := pendingEvent{}
 	for range 500 {

@@ -237,7 +237,15 @@ func (t *Task) State() TaskState { return TaskState(t.state.Load()) }
 
 // SetState announces that the task is about to wait; the caller then tests its
 // condition and calls Schedule. A wake-up in between makes Schedule return at once.
-func (t *Task) SetState(s TaskState) { t.state.Store(int32(s)) }
+func (t *Task) SetState(s TaskState) {
+	if t.C != nil {
+		t.C.Touch(t.Obj(), x86.AccWrite)
+	}
+	t.state.Store(int32(s))
+}
+
+// Obj names the task's state word.
+func (t *Task) Obj() x86.ObjID { return x86.Obj(x86.ClassTask, uint64(t.ID)) }
 
 // WaitingOn records what the task is about to wait for, for deadlock reports.
 func (t *Task) WaitingOn(obj x86.ObjID) { t.waitObj = obj }
@@ -264,7 +272,10 @@ func (t *Task) PreemptEnable() {
 func (t *Task) PreemptDisabled() bool { return t.preemptOff > 0 || t.inIRQ > 0 }
 
 // NeedResched reports whether somebody else should run on this CPU.
-func (t *Task) NeedResched() bool { return t.M.cpus[t.C.ID].needResched.Load() }
+func (t *Task) NeedResched() bool {
+	t.C.Touch(x86.CPUPartObj(t.C.ID, x86.CPUQueue), x86.AccRead)
+	return t.M.cpus[t.C.ID].needResched.Load()
+}
 
 // CondResched gives way if that is due (cond_resched).
 func (t *Task) CondResched() bool {
@@ -278,6 +289,7 @@ func (t *Task) CondResched() bool {
 // preemptCheck reschedules at a point where the task may be preempted.
 func (t *Task) preemptCheck() {
 	c := t.M.cpus[t.C.ID]
+	c.Touch(x86.CPUPartObj(c.ID, x86.CPUQueue), x86.AccRead)
 	if !c.needResched.Load() || t.preemptOff > 0 || t.inIRQ > 0 || c.IRQsDisabled() || t.unwinding || t == c.idle {
 		return
 	}
@@ -315,6 +327,9 @@ func (t *Task) switchAway(preempt bool) {
 	c.IRQDisable()
 	c.Point(x86.OpSwitch, x86.CPUObj(c.ID))
 	c.needResched.Store(false)
+	if m.det && t != c.idle && c.Now()-c.pickedAt >= m.cost.NSToCycles(wakeGranNS) {
+		m.det1.clocked = true
+	}
 	next := c.pickNext(t, preempt)
 	c.sliceEnd = c.Now() + m.cost.NSToCycles(m.opts.SliceNS)
 	c.pickedAt = c.Now()
@@ -335,7 +350,7 @@ func (t *Task) switchAway(preempt bool) {
 		t.Ctx.Lazy(&c.CPU)
 	}
 	next.C = &c.CPU
-	c.cur = next
+	c.run(next)
 	c.running.Poke(uint64(max(next.ID, 0)))
 	c.Trace.Task = uint64(max(next.ID, 0))
 	c.prev = t

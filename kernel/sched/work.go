@@ -32,6 +32,7 @@ func (w *Workqueue) Queue(t *Task, fn func(*Task)) {
 func (w *Workqueue) loop(t *Task) {
 	for {
 		t.SetState(TaskUninterruptible)
+		t.C.Touch(w.obj, x86.AccWrite)
 		w.lock.Lock()
 		var fn func(*Task)
 		if len(w.list) > 0 {

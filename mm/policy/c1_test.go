@@ -34,11 +34,16 @@ const (
 // device to write to, another forks and then stores to another part of the page. The
 // device writes when both are done. The parent must see what it wrote.
 type c1 struct {
-	s           *mm.System
-	parent      *mm.MM
-	ready, done lock.Completion // the parent stored; the device wrote
-	verdict     string
-	detail      string
+	s        *mm.System
+	parent   *mm.MM
+	child    *mm.MM
+	pinned   [1]*page.Page
+	under    x86.Word32 // threads that have not come to their end
+	underObj x86.ObjID
+	gate     *explore.Gate
+	verdict  string
+	detail   string
+	state    explore.StateHash // of the page when the verdict is known
 }
 
 func (c *c1) store(t *sched.Task, addr, v uint64) {
@@ -65,36 +70,62 @@ func (c *c1) load(t *sched.Task, addr uint64) uint64 {
 	}
 }
 
-// directIO is the thread that does direct I/O.
+// directIO is the thread that does direct I/O: it pins the page for the device.
 func (c *c1) directIO(t *sched.Task) {
-	pages := make([]*page.Page, 1)
-	n, err := mm.GetUserPagesFast(t, c1Addr, 1, true /* write */, mm.PinPin, pages)
+	c.gate.Open()
+	n, err := mm.GetUserPagesFast(t, c1Addr, 1, true /* write */, mm.PinPin, c.pinned[:])
 	if n != 1 || err != nil {
 		t.Oops("get_user_pages_fast: %d, %v", n, err)
 	}
-	c.ready.Wait(t)
-	pfn := c.s.Pages.PFN(pages[0])
-	t.Point(x86.OpDMAWrite, x86.FrameObj(pfn, 512))
-	c.s.Mem.DMAWrite(pfn, 512, []byte{c1Value})
-	c.s.PutUserPage(t, pages[0], mm.PinPin)
-	if got := c.load(t, c1Addr+512); got != c1Value {
-		c.verdict, c.detail = "lost-read", fmt.Sprintf("want %#x, found %#x", c1Value, got)
-	}
-	c.done.Complete(t)
-	mm.ExitMM(t)
+	c.end(t)
 }
 
 // doFork is the thread that forks and goes on storing.
 func (c *c1) doFork(t *sched.Task) {
+	c.gate.Open()
 	child, err := c.s.DupMM(t, c.parent)
 	if err != nil {
 		t.Oops("fork: %v", err)
 	}
+	c.child = child
 	c.store(t, c1Addr, 1)
-	c.ready.Complete(t)
-	c.done.Wait(t)
-	child.MMPut(t)
+	c.end(t)
+}
+
+// end lets the device write when both threads have come here.
+func (c *c1) end(t *sched.Task) {
+	if c.under.AddReturn(t.C, c.underObj, -1) == 0 {
+		pfn := c.s.Pages.PFN(c.pinned[0])
+		t.Point(x86.OpDMAWrite, x86.FrameObj(pfn, 512))
+		c.s.Mem.DMAWrite(pfn, 512, []byte{c1Value})
+		if got := c.load(t, c1Addr+512); got != c1Value {
+			c.verdict, c.detail = "lost-read", fmt.Sprintf("want %#x, found %#x", c1Value, got)
+		}
+		c.look()
+		c.gate.Close() // the verdict is known: how the program ends is not searched
+		t.C.Wrote(c.underObj)
+		c.s.PutUserPage(t, c.pinned[0], mm.PinPin)
+		c.child.MMPut(t)
+	}
+	for n := 1; c.under.Peek() != 0; n++ {
+		t.C.SpinWait(c.underObj, n) // and take interrupts
+	}
 	mm.ExitMM(t)
+}
+
+// look puts what there is to see of the page into the state.
+func (c *c1) look() {
+	var frames explore.Canon
+	for _, m := range []*mm.MM{c.parent, c.child} {
+		pte := c.s.PeekPTEOf(m.ID, c1Addr)
+		c.state.PutUint("flags", uint64(pte.Flags()))
+		c.state.PutUint("frame", frames.Number(uint64(pte.PFN())))
+	}
+	p := c.pinned[0]
+	c.state.PutUint("pinned", frames.Number(uint64(c.s.Pages.PFN(p))))
+	c.state.PutUint("flags", p.Flags.Peek())
+	c.state.PutUint("count", uint64(p.Count.Peek()))
+	c.state.PutUint("mapcount", uint64(p.MapCount.Peek()))
 }
 
 // c1Check checks the invariants of the memory manager as the program goes.
@@ -140,9 +171,9 @@ func c1Target(p mm.Policy) explore.Target {
 			panic(err)
 		}
 		m.SetObserver(&c1Check{inner: o, s: s})
-		c := &c1{s: s, verdict: explore.Safe}
-		c.ready.Init(m)
-		c.done.Init(m)
+		c := &c1{s: s, verdict: explore.Safe, gate: gate}
+		c.under.Poke(2)
+		c.underObj = m.NewObj(x86.ClassWord)
 		start := func(t *sched.Task, name string, cpu int, fn func(*sched.Task)) {
 			n := m.NewTask(sched.TaskOptions{Name: name, CPU: cpu}, fn)
 			c.parent.MMGet(t)
@@ -165,7 +196,6 @@ func c1Target(p mm.Policy) explore.Target {
 			c.store(t, c1Addr, 0)
 			start(t, "dio", 1, c.directIO)
 			start(t, "fork", 2, c.doFork)
-			gate.Open()
 			c.parent.MMPut(t)
 			mm.ExitMM(t)
 		}))
@@ -176,11 +206,8 @@ func c1Target(p mm.Policy) explore.Target {
 		} else if errs := s.CheckRest(); len(errs) > 0 {
 			obs.Verdict, obs.Detail = "bug", errs[0].Error()
 		}
-		var h explore.StateHash
-		h.PutString("verdict", obs.Verdict)
-		h.PutUint("steps", r.Steps)
-		h.PutUint("ns", r.NS)
-		obs.State = h.Sum()
+		c.state.PutString("verdict", obs.Verdict)
+		obs.State = c.state.Sum()
 		return obs
 	}}
 }

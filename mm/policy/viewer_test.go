@@ -210,7 +210,7 @@ func TestViewer(t *testing.T) {
 		assert.Empty(t, v.text(`[...document.querySelectorAll('button, input, section')].filter(e =>
 			!(e.getAttribute('aria-label') || e.textContent.trim() || e.closest('label'))).map(e => e.outerHTML)`))
 		assert.Equal(t, "1", v.text(`document.querySelectorAll('[aria-current=step]').length`))
-		assert.Contains(t, v.text("document.getElementById('slider').getAttribute('aria-valuetext')"), "direct_io")
+		assert.Contains(t, v.text("document.getElementById('slider').getAttribute('aria-valuetext')"), "end")
 		assert.Contains(t, v.text("document.querySelector('#astext pre').textContent"), "=> lost-read")
 		assert.Equal(t, story.Token, v.text("document.getElementById('token').textContent"))
 	})

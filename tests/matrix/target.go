@@ -1,6 +1,7 @@
 package matrix
 
 import (
+	"encoding/binary"
 	"fmt"
 	"sort"
 
@@ -78,7 +79,9 @@ func observe(out *workload.Outcome) explore.Observation {
 // Broken is the verdict word of runs in which the program itself did not work.
 const Broken = "broken"
 
-// State is a digest of how a run ended: findings, counters, virtual time and points.
+// State is a digest of how a run ended: findings, counters, points and the disk. Time is not
+// part of it, because schedules that differ only in the order of steps that have nothing to do with each
+// other end at different times.
 // Two runs of the same choices have the same State, in any process.
 func State(out *workload.Outcome) uint64 {
 	var h explore.StateHash
@@ -91,10 +94,11 @@ func State(out *workload.Outcome) uint64 {
 	for _, l := range lines {
 		h.PutString("finding", l)
 	}
-	for i, c := range out.Counters {
-		h.PutUint(fmt.Sprint("counter", i), c)
+	counters := make([]byte, 0, 8*len(out.Counters))
+	for _, c := range out.Counters {
+		counters = binary.LittleEndian.AppendUint64(counters, c)
 	}
-	h.PutUint("ns", out.NS)
+	h.Put("counters", counters)
 	h.PutUint("points", out.Points)
 	h.Put("disk", out.Disk)
 	return h.Sum()

@@ -77,9 +77,10 @@ func (w *Workload) Promised(p mm.Policy, v Values) bool {
 	return p.Claims()&needs == needs
 }
 
-// Lookup returns the workload with the given name, nil if there is none.
+// Lookup returns the workload with the given name, one of All or of Races; nil if there
+// is none.
 func Lookup(name string) *Workload {
-	for _, w := range All() {
+	for _, w := range append(All(), Races()...) {
 		if w.Name == name {
 			return w
 		}
@@ -116,7 +117,7 @@ type Options struct {
 	// for the small form kernel's default.
 	Latency *blk.Latency
 	// CheckEvery is how often a run in the free regime checks every invariant, in steps;
-	// zero means every 64, a negative number never. The page that a step touches is
+	// zero means every 256, a negative number never. The page that a step touches is
 	// checked after each step.
 	CheckEvery int
 	// StepLimit bounds a deterministic run; zero means 200,000 in the Free regime.
@@ -168,6 +169,10 @@ type Outcome struct {
 	Disk []byte
 }
 
+// checkEvery is the default of Options.CheckEvery: a walk over all pages takes as long as
+// a hundred steps.
+const checkEvery = 256
+
 // maxFindings bounds what is kept of each verdict.
 const maxFindings = 4
 
@@ -176,6 +181,13 @@ const maxFindings = 4
 func (r *Run) begin() {
 	if r.gate != nil {
 		r.gate.Open()
+	}
+}
+
+// end ends what is searched: see explore.Gate.Close.
+func (r *Run) end() {
+	if r.gate != nil {
+		r.gate.Close()
 	}
 }
 
@@ -268,7 +280,7 @@ func Execute(w *Workload, o Options) (*Outcome, error) {
 	switch {
 	case o.Regime == sched.Free && o.CheckEvery >= 0:
 		if o.CheckEvery == 0 {
-			o.CheckEvery = 64
+			o.CheckEvery = checkEvery
 		}
 		m.CheckSteps(uint64(o.CheckEvery), o.Observer)
 	case o.Observer != nil:

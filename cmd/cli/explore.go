@@ -1,0 +1,232 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/tests/matrix"
+)
+
+func runExplore(e *env, args []string) error {
+	fs := newFlags(e, "explore", "WORKLOAD [flags]", `Search the schedules of a workload's small form, and say what can happen in them.
+
+Strategies:
+  portfolio  random, PCT of depth 1 to 4 and partial-order sampling in turn
+  random, pct, pos  one of them alone
+  dfs        every schedule with at most -preemptions preemptions, but what follows
+             a point that another schedule has come to as well
+  dpor       one schedule of each class of schedules that differ only in the order
+             of independent steps
+
+The last two end by themselves if they can, and say so: "exhaustive". The workloads
+read_fork and write_shared, which are not in the table, are the two races in as few
+steps as possible.`,
+		"cowlab explore forkscrew -schedules 20000",
+		"cowlab explore read_fork -policy pg_gup -strategy dpor",
+		"cowlab explore pin_fork -strategy dfs -preemptions 1 -format json")
+	policy := fs.String("policy", "stock", "`name` of the policy")
+	strategy := fs.String("strategy", "portfolio", "portfolio, random, pct, pos, dfs or dpor")
+	preemptions := fs.Int("preemptions", 1, "bound of dfs")
+	schedules := fs.Int("schedules", 0, "end after so many; 0 means 10000, and no bound for dfs and dpor")
+	duration := fs.Duration("duration", 0, "end after so long; 0 means no bound")
+	seed := fs.Uint64("seed", 1, "numbers the search; the same seed searches the same schedules")
+	workers := fs.Int("workers", 0, "host threads that search; 0 means one for each core")
+	form := fs.String("format", "text", "text or json")
+	pos, err := parse(fs, args, 1)
+	if err != nil {
+		return err
+	}
+	if len(pos) == 0 {
+		return usagef("explore wants a workload; cowlab list has them")
+	}
+	if err := oneOf("strategy", *strategy, "portfolio", "random", "pct", "pos", "dfs", "dpor"); err != nil {
+		return err
+	}
+	if err := oneOf("format", *form, "text", "json"); err != nil {
+		return err
+	}
+	if *schedules < 0 || *workers < 0 || *duration < 0 {
+		return usagef("-schedules, -workers and -duration must not be negative")
+	}
+	if *preemptions < 0 || *preemptions > 100 {
+		return usagef("-preemptions is %d, must be 0 to 100", *preemptions)
+	}
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	target, err := e.lookupTarget(pos[0], *policy, hosts)
+	if err != nil {
+		return err
+	}
+	// A schedule's garbage is small and short-lived.
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	x := &exploration{
+		e: e, target: target, strategy: *strategy, preemptions: *preemptions, schedules: uint64(*schedules),
+		seed: *seed, workers: *workers, bar: newProgress(e),
+	}
+	ctx := e.ctx
+	if *duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, *duration)
+		defer cancel()
+	}
+	err = x.search(ctx)
+	x.bar.clear()
+	if err != nil {
+		return err
+	}
+	if *form == "json" {
+		err = x.writeJSON(e.stdout)
+	} else {
+		err = x.writeText(e.stdout)
+	}
+	return errors.Join(err, e.ctx.Err())
+}
+
+// lookupTarget finds what is to be explored by its name.
+func (e *env) lookupTarget(name, policy string, hosts *kernel.Hosts) (*explore.Target, error) {
+	p, err := e.findPolicy(policy)
+	if err != nil {
+		return nil, err
+	}
+	w, err := findWorkload(name)
+	if err != nil {
+		return nil, err
+	}
+	return matrix.Target(w, w.Values(true), p, hosts), nil
+}
+
+// exploration is a search and what came out of it.
+type exploration struct {
+	e           *env
+	target      *explore.Target
+	strategy    string
+	preemptions int
+	schedules   uint64
+	seed        uint64
+	workers     int
+	bar         *progress
+
+	report *explore.Report
+	// bound says how far the search went.
+	bound    string
+	complete bool
+	classes  uint64
+}
+
+func (x *exploration) search(ctx context.Context) error {
+	begin := time.Now()
+	show := func(done, left uint64) {
+		x.bar.show(fmt.Sprintf("%s: %d schedules, %d known to be left, %.0f a second", x.target.Name, done, left,
+			float64(done)/time.Since(begin).Seconds()), float64(done)/float64(done+left))
+	}
+	switch x.strategy {
+	case "dpor":
+		r, err := explore.Reduce(ctx, *x.target, explore.ReduceOptions{Schedules: x.schedules, Workers: x.workers, Progress: show})
+		if err != nil {
+			return err
+		}
+		x.report, x.complete, x.classes = &r.Report, r.Complete, r.Classes
+		switch {
+		case !r.Complete:
+			x.bound = fmt.Sprintf("not exhaustive: %d interleavings, %d equivalence classes, %d decisions known to need another", r.Schedules, r.Classes, r.Left)
+		case r.Clocked > 0:
+			x.complete = false
+			x.bound = fmt.Sprintf("not exhaustive: in %d of %d interleavings a task ran for so long that time may decide who is next", r.Clocked, r.Schedules)
+		default:
+			x.bound = fmt.Sprintf("exhaustive: %d interleavings, %d equivalence classes", r.Schedules, r.Classes)
+		}
+	case "dfs":
+		r, err := explore.Exhaust(ctx, *x.target, explore.ExhaustOptions{
+			Preemptions: x.preemptions, Schedules: x.schedules, Workers: x.workers, Cut: true, Progress: show,
+		})
+		if err != nil {
+			return err
+		}
+		x.report, x.complete = &r.Report, r.Complete
+		x.bound = fmt.Sprintf("exhaustive for at most %d preemptions: %d interleavings, %d of them cut", r.Preemptions, r.Schedules, r.Merged)
+		if !r.Complete {
+			x.bound = fmt.Sprintf("not exhaustive for at most %d preemptions: %d interleavings", r.Preemptions, r.Schedules)
+		}
+	default:
+		if x.schedules == 0 {
+			x.schedules = 10_000
+		}
+		r, err := explore.Search(ctx, *x.target, explore.Options{
+			Schedules: x.schedules, Seed: x.seed, Workers: x.workers, Mode: explore.Mode(x.strategy), Every: 100,
+			Progress: func(p explore.Progress) { show(p.Done, p.Planned-p.Done) },
+		})
+		if err != nil {
+			return err
+		}
+		x.report = r
+		x.bound = fmt.Sprintf("%d schedules of %d points (median)", r.Schedules, r.StepsMedian)
+		if r.Interrupted {
+			x.bound += fmt.Sprintf(", interrupted before %d", r.Planned)
+		}
+	}
+	return nil
+}
+
+func (x *exploration) writeText(w io.Writer) error {
+	r := x.report
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s under %s, %s: %s\n", x.target.Name, x.target.Policy, x.strategy, x.bound)
+	var verdicts []string
+	for v := range r.ByVerdict {
+		verdicts = append(verdicts, v)
+	}
+	sort.Strings(verdicts)
+	for _, v := range verdicts {
+		fmt.Fprintf(&b, "  %-14s %d\n", v, r.ByVerdict[v])
+	}
+	fmt.Fprintf(&b, "  %d different final states\n", r.States)
+	for i := range r.Witnesses {
+		wit := &r.Witnesses[i]
+		if wit.Verdict == explore.Safe {
+			continue
+		}
+		detail, _, _ := strings.Cut(wit.Detail, "\n")
+		fmt.Fprintf(&b, "\n%s: %s\n  cowlab replay %s\n", wit.Verdict, detail, wit.Token)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// exploreJSON is the form of the verb's JSON.
+type exploreJSON struct {
+	Workload    string            `json:"workload"`
+	Policy      string            `json:"policy"`
+	Strategy    string            `json:"strategy"`
+	Bound       string            `json:"bound"`
+	Exhaustive  bool              `json:"exhaustive"`
+	Schedules   uint64            `json:"schedules"`
+	Classes     uint64            `json:"classes,omitempty"`
+	States      int               `json:"states"`
+	Interrupted bool              `json:"interrupted"`
+	Verdicts    map[string]uint64 `json:"verdicts"`
+	Witnesses   map[string]string `json:"witnesses"`
+}
+
+func (x *exploration) writeJSON(w io.Writer) error {
+	r := x.report
+	out := exploreJSON{
+		Workload: x.target.Name, Policy: x.target.Policy, Strategy: x.strategy, Bound: x.bound, Exhaustive: x.complete,
+		Schedules: r.Schedules, Classes: x.classes, States: r.States, Interrupted: r.Interrupted,
+		Verdicts: r.ByVerdict, Witnesses: map[string]string{},
+	}
+	for i := range r.Witnesses {
+		out.Witnesses[r.Witnesses[i].Verdict] = r.Witnesses[i].Token.String()
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(out)
+}
