@@ -8,6 +8,7 @@ import (
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/tests/claims"
 	"github.com/cowlab/cowlab/tests/matrix"
 	"github.com/cowlab/cowlab/tests/scenarios"
 	"github.com/cowlab/cowlab/tests/workload"
@@ -137,7 +138,8 @@ func (e *env) repeat(target *explore.Target, tok explore.Token, times int) (expl
 type named struct {
 	target *explore.Target
 	title  string
-	// traced runs it once with events recorded; done gets the machine at rest.
+	// traced runs it once with events recorded; done gets the machine at rest. Nil: it
+	// cannot.
 	traced func(s sched.Strategy, done func(*kernel.Machine)) error
 }
 
@@ -147,6 +149,9 @@ func (e *env) resolve(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 	if w == nil {
 		if strings.HasPrefix(tok.Target, "Test") {
 			return nil, usagef("the token names a Go test; run it in the test's package:\n  COWLAB_SCHEDULE=%s go test -run '^%s$' .", tok, tok.Target)
+		}
+		if slices.Contains(claims.Names(), tok.Target) {
+			return e.resolveClaim(tok, hosts)
 		}
 		return e.resolveScenario(tok, hosts)
 	}
@@ -174,6 +179,15 @@ func (e *env) resolve(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 			return err
 		},
 	}, nil
+}
+
+// resolveClaim looks up an experiment of a claim.
+func (e *env) resolveClaim(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
+	t, err := claims.Target(tok, e.policies, hosts)
+	if err != nil {
+		return nil, usagef("token: %v", err)
+	}
+	return &named{target: t, title: tok.Target}, nil
 }
 
 // resolveScenario looks up a scenario that a token names.
@@ -215,6 +229,9 @@ func indented(text, by string) string {
 
 // traceSchedule runs the schedule once more and records its events.
 func traceSchedule(n *named, s explore.Spec, path string) error {
+	if n.traced == nil {
+		return usagef("-trace is for workloads and scenarios; %s is an experiment of a claim", n.title)
+	}
 	t, err := newTrace(path)
 	if err != nil {
 		return err

@@ -14,7 +14,14 @@ import (
 // for claims that ask only whether there is one. With Deep it is still the portfolio, because
 // what is there is found sooner by chance than in order.
 func (l *Lab) First(v workload.Verdict, pol, work, params string) *Race {
-	key := fmt.Sprint("first ", v, " ", pol, " ", work, " ", params)
+	return l.firstOf(v, pol, work, params, l.o.Schedules)
+}
+
+// firstOf is First with a bound of its own, where many rows are asked the same and what is
+// looked for is not rare; the lab's bound holds if it is less.
+func (l *Lab) firstOf(v workload.Verdict, pol, work, params string, schedules uint64) *Race {
+	schedules = min(schedules, l.o.Schedules)
+	key := fmt.Sprint("first ", v, " ", pol, " ", work, " ", params, " ", schedules)
 	if r := l.seen[key]; r != nil {
 		return r
 	}
@@ -26,7 +33,7 @@ func (l *Lab) First(v workload.Verdict, pol, work, params string) *Race {
 	if err != nil {
 		fail("%w", err)
 	}
-	r := l.explore(*matrix.Target(w, values, l.Policy(pol), l.hosts), l.o.Schedules, v)
+	r := l.explore(*matrix.Target(w, values, l.Policy(pol), l.hosts), schedules, v)
 	r.Policy, r.Workload, r.Params = pol, work, params
 	l.seen[key] = r
 	return r
@@ -34,35 +41,33 @@ func (l *Lab) First(v workload.Verdict, pol, work, params string) *Race {
 
 // Ask searches an experiment: one of this package, or a scenario that ships. What its
 // condition finds is called v.
-func (l *Lab) Ask(v workload.Verdict, pol, name string) *Race { return l.ask(v, pol, name, false) }
+func (l *Lab) Ask(v workload.Verdict, pol, name string) *Race {
+	return l.ask(v, pol, name, func(t explore.Target) *Race { return l.explore(t, l.o.Schedules, "") })
+}
+
+// askFirst is Ask until v shows, with a bound of its own, as firstOf has.
+func (l *Lab) askFirst(v workload.Verdict, pol, name string, schedules uint64) *Race {
+	return l.ask(v, pol, name, func(t explore.Target) *Race { return l.explore(t, min(schedules, l.o.Schedules), v) })
+}
 
 // AskAll is Ask with every schedule that has at most one preemption, or two if Deep: for
 // the smallest programs, where something that one preemption is enough for cannot hide.
-func (l *Lab) AskAll(v workload.Verdict, pol, name string) *Race { return l.ask(v, pol, name, true) }
+func (l *Lab) AskAll(v workload.Verdict, pol, name string) *Race {
+	return l.ask(v, pol, name, func(t explore.Target) *Race {
+		if l.o.Deep {
+			return l.exhaust(t, 2)
+		}
+		return l.exhaust(t, 1)
+	})
+}
 
-func (l *Lab) ask(v workload.Verdict, pol, name string, all bool) *Race {
-	key := fmt.Sprint("ask ", v, " ", pol, " ", name, " ", all)
-	if r := l.seen[key]; r != nil {
-		return r
-	}
+func (l *Lab) ask(v workload.Verdict, pol, name string, search func(explore.Target) *Race) *Race {
 	t, err := target(name, l.Policy(pol), l.hosts)
 	if err != nil {
 		fail("%w", err)
 	}
-	j := judged(*t, v)
-	var r *Race
-	switch {
-	case !all:
-		r = l.explore(j, l.o.Schedules, "")
-	default:
-		preemptions := 1
-		if l.o.Deep {
-			preemptions = 2
-		}
-		r = l.exhaust(j, preemptions)
-	}
+	r := search(judged(*t, v))
 	r.Policy, r.Workload = pol, name
-	l.seen[key] = r
 	return r
 }
 
