@@ -8,6 +8,7 @@ import (
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/claims"
 	"github.com/cowlab/cowlab/tests/matrix"
 	"github.com/cowlab/cowlab/tests/scenarios"
@@ -155,7 +156,7 @@ func (e *env) resolve(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 		}
 		return e.resolveScenario(tok, hosts)
 	}
-	p, err := e.findPolicy(tok.Policy)
+	p, err := e.findVariant(tok.Policy)
 	if err != nil {
 		return nil, usagef("token: %v", err)
 	}
@@ -190,6 +191,14 @@ func (e *env) resolveClaim(tok explore.Token, hosts *kernel.Hosts) (*named, erro
 	return &named{target: t, title: tok.Target}, nil
 }
 
+// findVariant is findPolicy for tokens: claims have variants of policies.
+func (e *env) findVariant(name string) (mm.Policy, error) {
+	if p := claims.Policy(e.policies, name); p != nil {
+		return p, nil
+	}
+	return e.findPolicy(name)
+}
+
 // resolveScenario looks up a scenario that a token names.
 func (e *env) resolveScenario(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 	file := strings.HasSuffix(tok.Target, scenarios.Suffix)
@@ -201,7 +210,7 @@ func (e *env) resolveScenario(tok explore.Token, hosts *kernel.Hosts) (*named, e
 	if err != nil {
 		return nil, usagef("token: %v", err)
 	}
-	p, err := e.findPolicy(tok.Policy)
+	p, err := e.findVariant(tok.Policy)
 	if err == nil {
 		err = sc.CheckToken(tok)
 	}

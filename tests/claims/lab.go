@@ -140,7 +140,7 @@ func (r *Race) Safe() bool { return r.report.ByVerdict[explore.Safe] == r.report
 // Evidence says what was found, gravest first, with a token if there is something to
 // replay.
 func (r *Race) Evidence() Evidence {
-	for _, v := range workload.Verdicts() {
+	for _, v := range append(workload.Verdicts(), readOnly) {
 		if n := r.Count(v); n > 0 && v != workload.Safe {
 			e := Evidence{Text: fmt.Sprintf("%s: %s in %d of %s", r.Name(), v, n, r.bound)}
 			if w := r.report.Witness(string(v)); w != nil {

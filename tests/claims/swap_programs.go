@@ -143,8 +143,6 @@ func reclaimInFork(t *kernel.Thread, p *play) {
 	p.must(t.UnregisterMemory(reg), "unregister")
 }
 
-func stayExperiments() []experiment { return nil }
-
 // reclaimInactive reclaims the inactive lists once.
 func reclaimInactive(t *kernel.Thread) {
 	_ = t.Kernel(func(task *sched.Task) error { t.MM().Sys.DropClean(task); return nil })

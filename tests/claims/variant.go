@@ -66,7 +66,7 @@ func (p watchMapcount) ForkPTE(f *mm.Fork) mm.ForkNext {
 	pages := f.Src.Sys.Pages
 	if pg := f.Src.Sys.NormalPage(f.SrcVMA, f.PTE); pg != nil && pg.Anon() && f.PTE.Write() && f.SrcVMA.Flags.IsCOW() {
 		if n := pages.MapRefs(f.T, pg); n != 1 {
-			f.T.Warn("fork write-protects a writable pte at %#x of a page that is mapped %d times", f.Addr, n)
+			f.T.Oops("fork write-protects a writable pte at %#x of a page that is mapped %d times", f.Addr, n)
 		}
 	}
 	if p.Policy.Hooks()&mm.HookForkPTE == 0 {
