@@ -59,7 +59,7 @@ func (e Evidence) String() string {
 // All returns the claims in their order.
 func All() []Claim {
 	var all []Claim
-	for _, group := range [][]Claim{races(), users(), swaps(), stays()} {
+	for _, group := range [][]Claim{races(), users(), swaps(), stays(), huges(), found()} {
 		all = append(all, group...)
 	}
 	return all

@@ -26,7 +26,7 @@ type experiment struct {
 // experiments are all there are.
 func experiments() []experiment {
 	var all []experiment
-	for _, group := range [][]experiment{raceExperiments(), userExperiments(), swapExperiments(), stayExperiments()} {
+	for _, group := range [][]experiment{raceExperiments(), userExperiments(), swapExperiments(), stayExperiments(), hugeExperiments()} {
 		all = append(all, group...)
 	}
 	return all

@@ -141,15 +141,24 @@ func (r *Race) Safe() bool { return r.report.ByVerdict[explore.Safe] == r.report
 // replay.
 func (r *Race) Evidence() Evidence {
 	for _, v := range append(workload.Verdicts(), readOnly) {
-		if n := r.Count(v); n > 0 && v != workload.Safe {
-			e := Evidence{Text: fmt.Sprintf("%s: %s in %d of %s", r.Name(), v, n, r.bound)}
-			if w := r.report.Witness(string(v)); w != nil {
-				e.Token = w.Token.String()
-			}
-			return e
+		if v != workload.Safe && r.Found(v) {
+			return r.evidence(v)
 		}
 	}
 	return Evidence{Text: fmt.Sprintf("%s: nothing in %s", r.Name(), r.bound)}
+}
+
+// evidence is the evidence for one verdict.
+func (r *Race) evidence(v workload.Verdict) Evidence {
+	n := r.Count(v)
+	if n == 0 {
+		return Evidence{Text: fmt.Sprintf("%s: no %s in %s", r.Name(), v, r.bound)}
+	}
+	e := Evidence{Text: fmt.Sprintf("%s: %s in %d of %s", r.Name(), v, n, r.bound)}
+	if w := r.report.Witness(string(v)); w != nil {
+		e.Token = w.Token.String()
+	}
+	return e
 }
 
 // Evidences is the evidence of several searches.

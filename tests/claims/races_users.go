@@ -167,6 +167,7 @@ func settleC35(l *Lab) Result {
 			}
 		}
 	}
+	res.Evidence = append(res.Evidence, Evidence{Text: fmt.Sprintf("%d of %d rows show a secret", len(holes), len(l.o.Policies))})
 	res.Verdict = If(len(holes) == 0)
 	if len(holes) > 0 {
 		res.On = "a process that has given up its privileges reads what its parent, or its child, stores later: under " + strings.Join(holes, ", ")

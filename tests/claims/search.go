@@ -73,7 +73,11 @@ func (l *Lab) ask(v workload.Verdict, pol, name string, search func(explore.Targ
 
 // exhaust runs every schedule within a bound.
 func (l *Lab) exhaust(t explore.Target, preemptions int) *Race {
-	rep, err := explore.Exhaust(l.ctx, t, explore.ExhaustOptions{Preemptions: preemptions, Workers: l.o.Workers})
+	o := explore.ExhaustOptions{Preemptions: preemptions, Workers: l.o.Workers}
+	if !l.o.Deep {
+		o.Schedules = 4 * l.o.Schedules // more than there are, but for tests
+	}
+	rep, err := explore.Exhaust(l.ctx, t, o)
 	if err != nil {
 		fail("%w", err)
 	}
@@ -83,7 +87,11 @@ func (l *Lab) exhaust(t explore.Target, preemptions int) *Race {
 	if preemptions == 1 {
 		s = ""
 	}
-	r.bound = fmt.Sprintf("all %d schedules with at most %d preemption%s", rep.Schedules, preemptions, s)
+	which := "all"
+	if !rep.Complete {
+		which = "the first"
+	}
+	r.bound = fmt.Sprintf("%s %d schedules with at most %d preemption%s", which, rep.Schedules, preemptions, s)
 	return r
 }
 
