@@ -70,33 +70,44 @@ have gone on.`)
 	if *asJSON {
 		return matrix.Tell(target, tok.Spec).JSON(e.stdout)
 	}
-	if note != "" {
-		fmt.Fprintf(e.stdout, "%s\n\n", note)
-	}
-	fmt.Fprintf(e.stdout, "%s under %s: %s\n", named.title, target.Policy, first.Verdict)
-	if first.Detail != "" {
-		fmt.Fprintf(e.stdout, "  %s\n", indented(first.Detail, "  "))
-	}
-	fmt.Fprintf(e.stdout, "  %d schedule points, state %016x", first.Steps, first.State)
-	if *times > 1 {
-		fmt.Fprintf(e.stdout, ", the same %d times", *times)
-	}
-	fmt.Fprintln(e.stdout)
+	e.showRun(named, note, first, *times)
 	if *draw {
-		story := matrix.Tell(target, tok.Spec)
-		o := explore.DiagramOptions{NoHead: true, Width: *width}
+		o := explore.DiagramOptions{Width: *width}
 		if *all {
 			o.Show, o.MaxRows = func(*explore.Step) bool { return true }, 1<<30
 		}
-		if story.Legend != "" {
-			fmt.Fprintf(e.stdout, "\n%s\n", story.Legend)
-		}
-		fmt.Fprintf(e.stdout, "\n%s", story.Diagram(o))
+		e.showStory(target, tok.Spec, o)
 	}
 	if *tracePath != "" {
 		fmt.Fprintf(e.stdout, "\ntrace written to %s (open it at ui.perfetto.dev)\n", *tracePath)
 	}
 	return nil
+}
+
+// showRun prints what a replay saw.
+func (e *env) showRun(n *named, note string, o explore.Observation, times int) {
+	if note != "" {
+		fmt.Fprintf(e.stdout, "%s\n\n", note)
+	}
+	fmt.Fprintf(e.stdout, "%s under %s: %s\n", n.title, n.target.Policy, o.Verdict)
+	if o.Detail != "" {
+		fmt.Fprintf(e.stdout, "  %s\n", indented(o.Detail, "  "))
+	}
+	fmt.Fprintf(e.stdout, "  %d schedule points, state %016x", o.Steps, o.State)
+	if times > 1 {
+		fmt.Fprintf(e.stdout, ", the same %d times", times)
+	}
+	fmt.Fprintln(e.stdout)
+}
+
+// showStory draws a schedule.
+func (e *env) showStory(t *explore.Target, s explore.Spec, o explore.DiagramOptions) {
+	o.NoHead = true
+	story := matrix.Tell(t, s)
+	if story.Legend != "" {
+		fmt.Fprintf(e.stdout, "\n%s\n", story.Legend)
+	}
+	fmt.Fprintf(e.stdout, "\n%s", story.Diagram(o))
 }
 
 // minimise looks for an easier schedule with the same verdict.
