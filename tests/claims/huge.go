@@ -47,7 +47,7 @@ func hugeExperiments() []experiment {
 func reverseWithoutPool(t *kernel.Thread, p *play) {
 	buf := t.MustMmapHuge(1, mm.HugePage2M, mm.MapPrivate)
 	t.Store64(buf, 1)
-	other, ok := newSharer(t, p, func(c *kernel.Thread) error {
+	other, ok := newSharer(t, p, func(c *kernel.Thread, _ uint64) error {
 		_ = c.TryStore64(buf, 3) // it may be gone
 		return nil
 	})
@@ -61,8 +61,7 @@ func reverseWithoutPool(t *kernel.Thread, p *play) {
 	p.begin()
 	other.tell(t)
 	t.Store64(buf, 2)
-	_, _, err = t.Wait(other.pid)
-	p.must(err, "wait")
+	other.wait(t, p)
 	var got [1]byte
 	p.must(t.DeviceRead(reg, 0, got[:]), "device read")
 	p.see(workload.LeakToDisk, got[0] == 3, "the device reads what the child stored")

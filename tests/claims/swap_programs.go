@@ -54,11 +54,14 @@ show P0:w, P0:s, samepage(P0:A, h)
 		{name: "claim-c18", options: kernel.Options{Disks: disks}, run: dirtyOrLost},
 		{name: "claim-c18-clean", options: kernel.Options{Disks: disks, NoDirtyDIO: true}, run: dirtyOrLost},
 		{name: "claim-c30", options: kernel.Options{Disks: disks[:1]}, run: reclaimInFork},
-		{name: "claim-c33-dontneed", options: kernel.Options{Disks: disks[:1]}, run: compared(func(c *kernel.Thread, buf uint64) error {
+		{name: "claim-c33-dontneed", options: kernel.Options{Disks: disks[:1]}, run: compared(func(c *kernel.Thread, buf, _ uint64) error {
 			return c.Madvise(buf, x86.PageSize, mm.MadvDontNeed)
 		})},
-		{name: "claim-c33-fork", options: kernel.Options{Disks: disks[:1]}, run: compared(func(c *kernel.Thread, _ uint64) error {
-			pid, err := c.Fork(func(*kernel.Thread) {})
+		{name: "claim-c33-munmap", options: kernel.Options{Disks: disks[:1]}, run: compared(func(c *kernel.Thread, buf, _ uint64) error {
+			return c.Munmap(buf, x86.PageSize)
+		})},
+		{name: "claim-c33-fork", options: kernel.Options{Disks: disks[:1]}, run: compared(func(c *kernel.Thread, _, over uint64) error {
+			pid, err := c.Fork(func(g *kernel.Thread) { awaitWord(g, over) })
 			if err == nil {
 				_, _, err = c.Wait(pid)
 			}
@@ -166,38 +169,53 @@ func grownOld(t *kernel.Thread, addr uint64) {
 
 // sharer is a child that shares the memory, and does something when it is told to.
 type sharer struct {
-	word uint64
-	pid  int
+	now, over uint64 // words: it may do it; the program is over
+	pid       int
 }
 
-func newSharer(t *kernel.Thread, p *play, do func(c *kernel.Thread) error) (s sharer, ok bool) {
-	s.word = t.MustMmapShared(x86.PageSize)
-	t.Store32(s.word, 0)
+func newSharer(t *kernel.Thread, p *play, do func(c *kernel.Thread, over uint64) error) (s sharer, ok bool) {
+	s.now = t.MustMmapShared(x86.PageSize)
+	s.over = s.now + 64
+	t.Store32(s.now, 0)
 	var err error
 	s.pid, err = t.Fork(func(c *kernel.Thread) {
-		for c.Load32(s.word) == 0 {
-			_ = c.FutexWait(s.word, 0, 0 /* no timeout */, kernel.FutexShared)
-		}
-		p.must(do(c), "child")
+		awaitWord(c, s.now)
+		p.must(do(c, s.over), "child")
 	})
 	return s, p.must(err, "fork")
 }
 
-func (s sharer) tell(t *kernel.Thread) {
-	t.Store32(s.word, 1)
-	_, _ = t.FutexWake(s.word, 1, kernel.FutexShared)
+// tell lets the child do it.
+func (s sharer) tell(t *kernel.Thread) { setWord(t, s.now) }
+
+// wait waits until the child, and what it has forked, has ended.
+func (s sharer) wait(t *kernel.Thread, p *play) {
+	setWord(t, s.over)
+	_, _, err := t.Wait(s.pid)
+	p.must(err, "wait")
+}
+
+func setWord(t *kernel.Thread, word uint64) {
+	t.Store32(word, 1)
+	_, _ = t.FutexWake(word, 1<<30, kernel.FutexShared)
+}
+
+func awaitWord(t *kernel.Thread, word uint64) {
+	for t.Load32(word) == 0 {
+		_ = t.FutexWait(word, 0, 0 /* no timeout */, kernel.FutexShared)
+	}
 }
 
 // compared has reclaim look at a page that two processes map and one has pinned for reading,
 // while the other does something to the counts. It must stay.
-func compared(do func(c *kernel.Thread, buf uint64) error) func(t *kernel.Thread, p *play) {
+func compared(do func(c *kernel.Thread, buf, over uint64) error) func(t *kernel.Thread, p *play) {
 	return func(t *kernel.Thread, p *play) {
 		if !p.must(t.Swapon("/dev/swap", 0), "swapon") {
 			return
 		}
 		buf := t.MustMmap(x86.PageSize)
 		t.Store64(buf, 1)
-		other, ok := newSharer(t, p, func(c *kernel.Thread) error { return do(c, buf) })
+		other, ok := newSharer(t, p, func(c *kernel.Thread, over uint64) error { return do(c, buf, over) })
 		if !ok {
 			return
 		}
@@ -211,8 +229,7 @@ func compared(do func(c *kernel.Thread, buf uint64) error) func(t *kernel.Thread
 		other.tell(t)
 		reclaimInactive(t)
 		p.see(workload.WrongCopy, t.MM().PeekPTE(buf).IsSwap(), "reclaim unmapped a page that is pinned")
-		_, _, err := t.Wait(other.pid)
-		p.must(err, "wait")
+		other.wait(t, p)
 		_ = t.Kernel(func(task *sched.Task) error { pages.PutAs(task, pg, page.RefPin); return nil })
 	}
 }
@@ -229,7 +246,7 @@ func pinnedThenShared(t *kernel.Thread, p *play) {
 	if !p.must(err, "register") {
 		return
 	}
-	other, ok := newSharer(t, p, func(c *kernel.Thread) error { return c.Madvise(buf, x86.PageSize, mm.MadvDontNeed) })
+	other, ok := newSharer(t, p, func(c *kernel.Thread, _ uint64) error { return c.Madvise(buf, x86.PageSize, mm.MadvDontNeed) })
 	if !ok {
 		return
 	}
@@ -241,7 +258,6 @@ func pinnedThenShared(t *kernel.Thread, p *play) {
 	t.Store64(buf, 2)
 	p.must(t.DeviceWrite(reg, x86.SectorSize, []byte{0x64}), "device write")
 	p.see(workload.LostRead, t.Load8(buf+x86.SectorSize) != 0x64, "the process does not see what the device wrote")
-	_, _, err = t.Wait(other.pid)
-	p.must(err, "wait")
+	other.wait(t, p)
 	p.must(t.UnregisterMemory(reg), "unregister")
 }
