@@ -27,6 +27,9 @@ func (b *bioDirty) init(s *System) {
 
 // bioSetPagesDirty marks every page of a bio dirty (bio_set_pages_dirty).
 func (s *System) bioSetPagesDirty(t *sched.Task, b *blk.Bio) {
+	if s.NoDirtyDIO {
+		return
+	}
 	for i := range b.Vec {
 		if p := b.Vec[i].Page; p != nil && !compound(p) {
 			s.mem.setPageDirtyLock(t, p)
@@ -40,7 +43,7 @@ func (s *System) bioCheckPagesDirty(t *sched.Task, b *blk.Bio) {
 	clean := 0
 	for i := range b.Vec {
 		p := b.Vec[i].Page
-		if compound(p) || s.pages.TestFlag(t, p, page.Dirty) {
+		if compound(p) || s.NoDirtyDIO || s.pages.TestFlag(t, p, page.Dirty) {
 			s.mem.put(t, p, s.policy.kind)
 			b.Vec[i].Page = nil
 		} else {

@@ -56,7 +56,7 @@ func (d *DIO) dioBioComplete(t *sched.Task, b *blk.Bio) error {
 	} else {
 		for i := range b.Vec {
 			p := b.Vec[i].Page
-			if d.rw == blk.Read && !compound(p) {
+			if d.rw == blk.Read && !compound(p) && !d.fs.NoDirtyDIO {
 				d.fs.mem.setPageDirtyLock(t, p)
 			}
 			d.put(t, p)

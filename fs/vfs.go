@@ -32,6 +32,9 @@ type System struct {
 	// SendSIGPIPE sends SIGPIPE to a task that writes to a pipe without readers; nil:
 	// it only gets EPIPE. Set at boot.
 	SendSIGPIPE func(t *sched.Task)
+
+	// NoDirtyDIO leaves the pages that direct I/O reads into as clean as they are. Set at boot.
+	NoDirtyDIO bool
 }
 
 // cpuState is the free lists of a CPU. They are touched by whoever runs the CPU,

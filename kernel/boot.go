@@ -239,6 +239,7 @@ func (m *Machine) addDisks() error {
 // addFiles makes the file layer, over the disks there are.
 func (m *Machine) addFiles() {
 	m.fs = fs.New(m.sys, m.blk)
+	m.fs.NoDirtyDIO = m.opts.NoDirtyDIO
 	m.fs.SendSIGPIPE = func(t *sched.Task) {
 		th := t.Owner.(*Thread)
 		th.p.sendSignal(t, th, SigInfo{Signal: SIGPIPE, Code: SIUser, PID: th.p.pid})

@@ -73,6 +73,10 @@ type Options struct {
 	// NoStack leaves new processes without a stack mapping: a search over
 	// schedules then has fewer steps to make.
 	NoStack bool
+	// NoDirtyDIO leaves out that direct I/O marks the pages dirty that it has read into
+	// (set_page_dirty_lock in dio_bio_complete and bio_set_pages_dirty): for experiments
+	// that ask what it is good for.
+	NoDirtyDIO bool
 }
 
 // Hosts are the pools that machines share. The methods of both are safe for

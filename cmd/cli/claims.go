@@ -3,9 +3,14 @@ package cli
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"slices"
 
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/tests/claims"
+	"github.com/cowlab/cowlab/tests/matrix"
 )
 
 func runClaims(e *env, args []string) error {
@@ -16,19 +21,25 @@ with at most two preemptions. Costs are counted in the timed regime; a compariso
 counts only if it survives each constant of the cost model being varied by half either way.
 
 Exit codes: 0 if every claim has a verdict, 1 if an experiment could not be made.`,
-		"cowlab claims C1 C16",
+		"cowlab claims -list",
+		"cowlab claims C16",
 		"cowlab claims -format json")
 	form := fs.String("format", "text", "text or json")
 	schedules := fs.Uint64("schedules", claims.DefaultSchedules, "schedules of each search")
 	deep := fs.Bool("deep", false, "search every schedule with at most two preemptions instead; takes much longer")
 	seed := fs.Uint64("seed", 1, "numbers the searches; the same seed searches the same schedules")
 	workers := fs.Int("workers", 0, "host threads that search; 0 means one for each core")
+	list := fs.Bool("list", false, "list the claims, and run nothing")
+	draw := fs.Bool("draw", false, "minimise and draw the first schedule of each claim that has one; the default if one claim is named")
 	ids, err := parse(fs, args, 1000)
 	if err != nil {
 		return err
 	}
 	if err := oneOf("format", *form, "text", "json"); err != nil {
 		return err
+	}
+	if !given(fs, "draw") {
+		*draw = len(ids) == 1
 	}
 	if *schedules == 0 || *workers < 0 {
 		return usagef("-schedules must be positive, and -workers not negative")
@@ -38,6 +49,9 @@ Exit codes: 0 if every claim has a verdict, 1 if an experiment could not be made
 		if chosen, err = chooseClaims(ids); err != nil {
 			return err
 		}
+	}
+	if *list {
+		return claims.WriteList(e.stdout, chosen)
 	}
 	bar := newProgress(e)
 	settled, err := claims.Run(e.ctx, chosen, claims.Options{
@@ -60,7 +74,43 @@ Exit codes: 0 if every claim has a verdict, 1 if an experiment could not be made
 		if s.Error != "" {
 			return fmt.Errorf("%s: %s: %w", s.ID, s.Error, errDiffer)
 		}
+		if *draw && *form == "text" {
+			if err := e.drawClaim(&s); err != nil {
+				return err
+			}
+		}
 	}
+	return nil
+}
+
+// given reports whether a flag stood on the command line.
+func given(fs *flag.FlagSet, name string) (yes bool) {
+	fs.Visit(func(f *flag.Flag) { yes = yes || f.Name == name })
+	return yes
+}
+
+// drawClaim minimises and draws the first schedule among a claim's evidence.
+func (e *env) drawClaim(s *claims.Settled) error {
+	i := slices.IndexFunc(s.Evidence, func(ev claims.Evidence) bool { return ev.Token != "" })
+	if i < 0 {
+		return nil
+	}
+	tok, err := explore.ParseToken(s.Evidence[i].Token)
+	if err != nil {
+		return err
+	}
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	sch := &schedule{tok: tok, hosts: hosts}
+	if sch.named, err = e.resolve(tok, hosts); err != nil {
+		return err
+	}
+	if err := e.minimise(sch); err != nil {
+		return err
+	}
+	fmt.Fprintln(e.stdout)
+	e.showRun(sch, sch.target.Run(sch.tok.Spec.Strategy(), nil), 1)
+	e.showStory(matrix.Tell(sch.target, sch.tok.Spec), explore.DiagramOptions{NoHead: true})
 	return nil
 }
 

@@ -98,6 +98,22 @@ although it could have gone on.`,
 		}
 		return s.differs
 	}
+	e.showRun(s, first, *times)
+	if *draw {
+		o := explore.DiagramOptions{NoHead: true, Width: *width}
+		if *all {
+			o.Show, o.MaxRows = func(*explore.Step) bool { return true }, 1<<30
+		}
+		e.showStory(story, o)
+	}
+	if len(written) > 0 {
+		fmt.Fprintf(e.stdout, "\n%s\n", strings.Join(written, "\n"))
+	}
+	return s.differs
+}
+
+// showRun prints how the schedule was found and what a run of it saw.
+func (e *env) showRun(s *schedule, first explore.Observation, times int) {
 	for _, n := range s.notes {
 		fmt.Fprintf(e.stdout, "%s\n", n)
 	}
@@ -109,24 +125,18 @@ although it could have gone on.`,
 		fmt.Fprintf(e.stdout, "  %s\n", indented(first.Detail, "  "))
 	}
 	fmt.Fprintf(e.stdout, "  %d schedule points, state %016x", first.Steps, first.State)
-	if *times > 1 {
-		fmt.Fprintf(e.stdout, ", the same %d times", *times)
+	if times > 1 {
+		fmt.Fprintf(e.stdout, ", the same %d times", times)
 	}
 	fmt.Fprintln(e.stdout)
-	if *draw {
-		o := explore.DiagramOptions{NoHead: true, Width: *width}
-		if *all {
-			o.Show, o.MaxRows = func(*explore.Step) bool { return true }, 1<<30
-		}
-		if story.Legend != "" {
-			fmt.Fprintf(e.stdout, "\n%s\n", story.Legend)
-		}
-		fmt.Fprintf(e.stdout, "\n%s", story.Diagram(o))
+}
+
+// showStory draws a schedule.
+func (e *env) showStory(story *matrix.Story, o explore.DiagramOptions) {
+	if story.Legend != "" {
+		fmt.Fprintf(e.stdout, "\n%s\n", story.Legend)
 	}
-	if len(written) > 0 {
-		fmt.Fprintf(e.stdout, "\n%s\n", strings.Join(written, "\n"))
-	}
-	return s.differs
+	fmt.Fprintf(e.stdout, "\n%s", story.Diagram(o))
 }
 
 // minimise makes the schedule an easier one with the same verdict, of a program that has

@@ -10,6 +10,7 @@ import (
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/claims"
 	"github.com/cowlab/cowlab/tests/matrix"
 	"github.com/cowlab/cowlab/tests/scenarios"
 	"github.com/cowlab/cowlab/tests/workload"
@@ -33,9 +34,12 @@ func (e *env) resolve(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 		if strings.HasPrefix(tok.Target, "Test") {
 			return nil, usagef("the token names a Go test; run it in the test's package:\n  COWLAB_SCHEDULE=%s go test -run '^%s$' .", tok, tok.Target)
 		}
+		if slices.Contains(claims.Names(), tok.Target) {
+			return e.resolveClaim(tok, hosts)
+		}
 		return e.resolveScenario(tok, hosts)
 	}
-	p, err := e.findPolicy(tok.Policy)
+	p, err := e.findVariant(tok.Policy)
 	if err != nil {
 		return nil, usagef("token: %v", err)
 	}
@@ -70,6 +74,36 @@ func (e *env) resolve(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 	}, nil
 }
 
+// resolveClaim looks up an experiment of a claim.
+func (e *env) resolveClaim(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
+	t, err := claims.Target(tok, e.policies, hosts)
+	if err != nil {
+		return nil, usagef("token: %v", err)
+	}
+	p, err := e.findVariant(tok.Policy)
+	if err != nil {
+		return nil, usagef("token: %v", err)
+	}
+	return &named{
+		target: t, title: tok.Target, policy: p,
+		traced: func(sched.Strategy, func(*kernel.Machine)) error {
+			return usagef("an experiment of a claim records no events")
+		},
+		describe: func(out io.Writer) error {
+			_, err := fmt.Fprintf(out, "experiment %s of cowlab claims\n", tok.Target)
+			return err
+		},
+	}, nil
+}
+
+// findVariant is findPolicy for tokens: claims have variants of policies.
+func (e *env) findVariant(name string) (mm.Policy, error) {
+	if p := claims.Policy(e.policies, name); p != nil {
+		return p, nil
+	}
+	return e.findPolicy(name)
+}
+
 // resolveScenario looks up a scenario that a token names.
 func (e *env) resolveScenario(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 	file := strings.HasSuffix(tok.Target, scenarios.Suffix)
@@ -81,7 +115,7 @@ func (e *env) resolveScenario(tok explore.Token, hosts *kernel.Hosts) (*named, e
 	if err != nil {
 		return nil, usagef("token: %v", err)
 	}
-	p, err := e.findPolicy(tok.Policy)
+	p, err := e.findVariant(tok.Policy)
 	if err == nil {
 		err = sc.CheckToken(tok)
 	}

@@ -3,6 +3,8 @@ package claims
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cowlab/cowlab/kernel"
@@ -56,13 +58,20 @@ func (e Evidence) String() string {
 	return e.Text + ": cowlab replay " + e.Token
 }
 
-// All returns the claims in their order.
+// All returns the claims, by number.
 func All() []Claim {
 	var all []Claim
-	for _, group := range [][]Claim{races()} {
+	for _, group := range [][]Claim{races(), users(), swaps(), stays(), huges(), found()} {
 		all = append(all, group...)
 	}
+	slices.SortStableFunc(all, func(a, b Claim) int { return a.number() - b.number() })
 	return all
+}
+
+// number is the number in the ID.
+func (c *Claim) number() int {
+	n, _ := strconv.Atoi(strings.TrimPrefix(c.ID, "C"))
+	return n
 }
 
 // Lookup returns the claim with an ID, in whatever case, nil if there is none.

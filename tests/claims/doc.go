@@ -14,6 +14,11 @@
 //     bounded number of schedules. Where something is found, a token replays it; where
 //     nothing is, that holds for the schedules searched ([Options].Deep makes that all
 //     schedules with few preemptions).
+//     [Lab.First] ends with the first schedule that shows something, where a claim only asks
+//     whether there is one.
+//   - a program that only one claim asks for ([Lab.Ask], and [Lab.AskAll] for every schedule
+//     with few preemptions): a scenario's text or a Go function, listed by [Names]. [Target]
+//     and [Policy] find what their tokens name, variants of policies included.
 //   - a cost ([Lab.Count], [Lab.Compare]): a program in the timed regime, where counts and
 //     virtual time are equal each time. A comparison of times is only worth stating if
 //     it stays what it is when each constant of the cost model is varied by half either

@@ -46,13 +46,11 @@ func (l *Lab) bound() string {
 
 // Policy returns the policy with a name.
 func (l *Lab) Policy(name string) mm.Policy {
-	for _, p := range l.o.Policies {
-		if p.Name() == name {
-			return p
-		}
+	p := Policy(l.o.Policies, name)
+	if p == nil {
+		fail("there is no policy %q", name)
 	}
-	fail("there is no policy %q", name)
-	return nil
+	return p
 }
 
 // Race is what a search of one workload under one policy found.
@@ -81,7 +79,7 @@ func (l *Lab) SearchFor(schedules uint64, pol, work, params string) *Race {
 	if err != nil {
 		fail("%w", err)
 	}
-	r := l.explore(*matrix.Target(w, v, l.Policy(pol), l.hosts), schedules)
+	r := l.explore(*matrix.Target(w, v, l.Policy(pol), l.hosts), schedules, "")
 	r.Policy, r.Workload, r.Params = pol, work, params
 	l.seen[key] = r
 	return r
@@ -89,27 +87,34 @@ func (l *Lab) SearchFor(schedules uint64, pol, work, params string) *Race {
 
 // Explore searches a program of the experiment's own.
 func (l *Lab) Explore(t explore.Target) *Race {
-	r := l.explore(t, l.o.Schedules)
+	r := l.explore(t, l.o.Schedules, "")
 	r.Policy, r.Workload = t.Policy, t.Name
 	return r
 }
 
-func (l *Lab) explore(t explore.Target, schedules uint64) *Race {
+// explore searches a target: to the end, or to the first schedule that shows first.
+func (l *Lab) explore(t explore.Target, schedules uint64, first workload.Verdict) *Race {
 	r := &Race{}
-	if l.o.Deep {
+	if l.o.Deep && first == "" {
 		rep, err := explore.Exhaust(l.ctx, t, explore.ExhaustOptions{Preemptions: 2, Workers: l.o.Workers})
 		if err != nil {
 			fail("%w", err)
 		}
 		r.report = &rep.Report
+		r.must(t)
 		r.bound = fmt.Sprintf("all %d schedules with at most %d preemptions", rep.Schedules, rep.Preemptions)
 		return r
 	}
-	rep, err := explore.Search(l.ctx, t, explore.Options{Schedules: schedules, Seed: l.o.Seed, Workers: l.o.Workers})
+	o := explore.Options{Schedules: schedules, Seed: l.o.Seed, Workers: l.o.Workers}
+	if first != "" {
+		o.StopAtFirst, o.Bad = true, func(v string) bool { return v == string(first) }
+	}
+	rep, err := explore.Search(l.ctx, t, o)
 	if err != nil {
 		fail("%w", err)
 	}
 	r.report = rep
+	r.must(t)
 	r.bound = fmt.Sprintf("%d schedules", rep.Schedules)
 	return r
 }
@@ -135,16 +140,25 @@ func (r *Race) Safe() bool { return r.report.ByVerdict[explore.Safe] == r.report
 // Evidence says what was found, gravest first, with a token if there is something to
 // replay.
 func (r *Race) Evidence() Evidence {
-	for _, v := range workload.Verdicts() {
-		if n := r.Count(v); n > 0 && v != workload.Safe {
-			e := Evidence{Text: fmt.Sprintf("%s: %s in %d of %s", r.Name(), v, n, r.bound)}
-			if w := r.report.Witness(string(v)); w != nil {
-				e.Token = w.Token.String()
-			}
-			return e
+	for _, v := range append(workload.Verdicts(), readOnly) {
+		if v != workload.Safe && r.Found(v) {
+			return r.evidence(v)
 		}
 	}
 	return Evidence{Text: fmt.Sprintf("%s: nothing in %s", r.Name(), r.bound)}
+}
+
+// evidence is the evidence for one verdict.
+func (r *Race) evidence(v workload.Verdict) Evidence {
+	n := r.Count(v)
+	if n == 0 {
+		return Evidence{Text: fmt.Sprintf("%s: no %s in %s", r.Name(), v, r.bound)}
+	}
+	e := Evidence{Text: fmt.Sprintf("%s: %s in %d of %s", r.Name(), v, n, r.bound)}
+	if w := r.report.Witness(string(v)); w != nil {
+		e.Token = w.Token.String()
+	}
+	return e
 }
 
 // Evidences is the evidence of several searches.

@@ -25,14 +25,26 @@ func WriteText(w io.Writer, all []Settled) error {
 	return nil
 }
 
-// WriteJSON writes the claims as a list.
+// WriteList writes a line for each claim, without running anything.
+func WriteList(w io.Writer, all []Claim) error {
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(tw, "CLAIM\tLINES\tWHO\t")
+	for _, c := range all {
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", c.ID, c.Lines, c.Who, c.Says)
+	}
+	return tw.Flush()
+}
+
+// WriteJSON writes the claims as an object with a list, "claims".
 func WriteJSON(w io.Writer, all []Settled) error {
 	if all == nil {
 		all = []Settled{}
 	}
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	return e.Encode(all)
+	return e.Encode(struct {
+		Claims []Settled `json:"claims"`
+	}{all})
 }
 
 // word is the verdict, or that there is none.

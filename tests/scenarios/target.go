@@ -236,6 +236,14 @@ func StateOf(verdict string) string {
 	return strings.TrimPrefix(strings.TrimPrefix(verdict, positive), negative)
 }
 
+// IsState reports whether a verdict is the final state of a scenario.
+func IsState(verdict string) bool {
+	return Positive(verdict) || strings.HasPrefix(verdict, negative)
+}
+
+// Endings returns the verdict words in a state: how the run ended, if not by itself.
+func Endings(state string) []string { return endings(StateOf(state)) }
+
 // endings returns the verdict words in a state.
 func endings(state string) []string {
 	var out []string

@@ -16,7 +16,7 @@ import (
 // fork write-protects it between their look-ups, one of them reads into a page that
 // is no longer the parent's.
 func dmaThread() *Workload {
-	return &Workload{
+	return withHuge(&Workload{
 		Name:  "dma_thread",
 		Title: "threads read a file by O_DIRECT into one buffer while another thread forks",
 		Group: "forward race",
@@ -55,7 +55,7 @@ func dmaThread() *Workload {
 			}
 		},
 		Main: dmaThreadMain,
-	}
+	}, func(v Values) int64 { return v["readsize"]>>x86.PageShift + 1 }, "huge=1,a=0")
 }
 
 // pattern is what dma_thread fills its buffer with before each round.
@@ -68,7 +68,7 @@ func dmaThreadMain(t *kernel.Thread, r *Run) {
 	if r.failed(err, "open") {
 		return
 	}
-	buffer := t.MustMmap(readsize + align)
+	buffer := r.mapBuffer(t, readsize+align)
 	done := t.MustMmap(x86.PageSize)
 	r.begin()
 	for n := range v["files"] {

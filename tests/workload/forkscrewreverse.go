@@ -15,7 +15,7 @@ import (
 // child stores and, alone with the old page, re-uses it; the device has yet to read it.
 // The file may hold the old bytes or the parent's, but never the child's.
 func forkscrewreverse() *Workload {
-	return &Workload{
+	return withHuge(&Workload{
 		Name:  "forkscrewreverse",
 		Title: "an O_DIRECT write in flight from memory shared with a child; both store",
 		Group: "reverse race",
@@ -46,13 +46,13 @@ func forkscrewreverse() *Workload {
 				}
 			}
 		},
-	}
+	}, func(v Values) int64 { return v["size"] >> x86.PageShift }, "huge=1")
 }
 
 func reverseMain(t *kernel.Thread, r *Run) {
 	v := r.Values
 	size := v.Int("size")
-	buffer := t.MustMmap(uint64(size))
+	buffer := r.mapBuffer(t, uint64(size))
 	lock := kernel.Mutex{Addr: t.MustMmap(x86.PageSize)}
 	t.Fill(buffer, uint64(size), 0)
 	fd, err := t.Open(r.Disk, fs.ORdwr|fs.ODirect)

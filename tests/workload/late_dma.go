@@ -15,7 +15,7 @@ import (
 // operation helps here (thread lines 6177-6185, 6409, 6526-6532): the pin has no end
 // that fork could wait for.
 func lateDMA() *Workload {
-	return &Workload{
+	return withHuge(&Workload{
 		Name:  "late_dma",
 		Title: "a driver registers memory; the process forks and stores; the device transfers much later",
 		Group: "forward race",
@@ -39,7 +39,7 @@ func lateDMA() *Workload {
 		Latency:   blk.FastDevice,
 		DiskBytes: func(Values) int64 { return x86.SectorSize },
 		Main:      lateMain,
-	}
+	}, func(v Values) int64 { return v["pages"] }, "huge=1", "huge=1,fast=1")
 }
 
 // Where in each page who works: the process in sector 0, the device writes sector 1,
@@ -54,7 +54,7 @@ const (
 func lateMain(t *kernel.Thread, r *Run) {
 	n := r.Values.Int("pages")
 	size := uint64(n) << x86.PageShift
-	buf := t.MustMmap(size)
+	buf := r.mapBuffer(t, size)
 	t.Fill(buf, size, 0)
 	kind := mm.PinLongterm // which is a plain reference where the policy knows no other
 	if r.Values["get"] == 1 {
@@ -78,7 +78,7 @@ func lateMain(t *kernel.Thread, r *Run) {
 		lateRound(t, r, reg, buf, n, byte(i%200+1))
 	}
 	r.failed(t.UnregisterMemory(reg), "unregister")
-	r.failed(t.Munmap(buf, size), "munmap")
+	r.unmapBuffer(t, buf, size)
 }
 
 func lateRound(t *kernel.Thread, r *Run, reg *kernel.Registration, buf uint64, n int, mark byte) {

@@ -14,7 +14,7 @@ import (
 // pipe, by reference, and unmaps it. The page is then mapped once only, so the other
 // process's next store re-uses it, and whoever reads the pipe reads that store.
 func vmspliceDisclosure() *Workload {
-	return &Workload{
+	return withHuge(&Workload{
 		Name:  "vmsplice",
 		Title: "a page in a pipe, unmapped by who put it there; the other process stores; the pipe is read",
 		Group: "disclosure",
@@ -39,7 +39,7 @@ func vmspliceDisclosure() *Workload {
 				}
 			}
 		},
-	}
+	}, func(v Values) int64 { return v["pages"] }, "huge=1", "huge=1,side=1")
 }
 
 const (
@@ -51,7 +51,7 @@ const (
 // words for events in shared memory.
 func spliceMemory(t *kernel.Thread, r *Run) (buf, size, word uint64) {
 	size = uint64(r.Values["pages"]) << x86.PageShift
-	buf = t.MustMmap(size)
+	buf = r.mapBuffer(t, size)
 	word = t.MustMmapShared(x86.PageSize)
 	t.Fill(buf, size, publicByte)
 	return buf, size, word
@@ -93,7 +93,7 @@ func spliceInChild(t *kernel.Thread, r *Run) {
 	r.begin()
 	pid, err := t.Fork(func(c *kernel.Thread) {
 		in, out, ok := intoPipe(c, r, buf, size)
-		r.failed(c.Munmap(buf, size), "munmap")
+		r.unmapBuffer(c, buf, size)
 		setWord(c, spliced)
 		awaitWord(c, stored)
 		if ok {
@@ -108,7 +108,7 @@ func spliceInChild(t *kernel.Thread, r *Run) {
 		_, _, err := t.Wait(pid)
 		r.failed(err, "wait")
 	}
-	r.failed(t.Munmap(buf, size), "munmap")
+	r.unmapBuffer(t, buf, size)
 	r.failed(t.Munmap(word, x86.PageSize), "munmap")
 }
 
@@ -141,7 +141,7 @@ func spliceInParent(t *kernel.Thread, r *Run) {
 	if side == 2 {
 		splice(t)
 	}
-	r.failed(t.Munmap(buf, size), "munmap")
+	r.unmapBuffer(t, buf, size)
 	setWord(t, unmapped)
 	if !r.failed(err, "fork") {
 		_, _, err := t.Wait(pid)

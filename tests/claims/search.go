@@ -1,0 +1,139 @@
+package claims
+
+import (
+	"fmt"
+
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/tests/matrix"
+	"github.com/cowlab/cowlab/tests/scenarios"
+	"github.com/cowlab/cowlab/tests/workload"
+)
+
+// First searches the small form of a workload for the first schedule that shows a verdict:
+// for claims that ask only whether there is one. With Deep it is still the portfolio, because
+// what is there is found sooner by chance than in order.
+func (l *Lab) First(v workload.Verdict, pol, work, params string) *Race {
+	return l.firstOf(v, pol, work, params, l.o.Schedules)
+}
+
+// firstOf is First with a bound of its own, where many rows are asked the same and what is
+// looked for is not rare; the lab's bound holds if it is less.
+func (l *Lab) firstOf(v workload.Verdict, pol, work, params string, schedules uint64) *Race {
+	schedules = min(schedules, l.o.Schedules)
+	key := fmt.Sprint("first ", v, " ", pol, " ", work, " ", params, " ", schedules)
+	if r := l.seen[key]; r != nil {
+		return r
+	}
+	w := workload.Lookup(work)
+	if w == nil {
+		fail("there is no workload %q", work)
+	}
+	values, err := w.Parse(params, true)
+	if err != nil {
+		fail("%w", err)
+	}
+	r := l.explore(*matrix.Target(w, values, l.Policy(pol), l.hosts), schedules, v)
+	r.Policy, r.Workload, r.Params = pol, work, params
+	l.seen[key] = r
+	return r
+}
+
+// Ask searches an experiment: one of this package, or a scenario that ships. What its
+// condition finds is called v.
+func (l *Lab) Ask(v workload.Verdict, pol, name string) *Race {
+	return l.ask(v, pol, name, func(t explore.Target) *Race { return l.explore(t, l.o.Schedules, "") })
+}
+
+// askFirst is Ask until v shows, with a bound of its own, as firstOf has.
+func (l *Lab) askFirst(v workload.Verdict, pol, name string, schedules uint64) *Race {
+	return l.ask(v, pol, name, func(t explore.Target) *Race { return l.explore(t, min(schedules, l.o.Schedules), v) })
+}
+
+// AskAll is Ask with every schedule that has at most one preemption, or two if Deep: for
+// the smallest programs, where something that one preemption is enough for cannot hide.
+func (l *Lab) AskAll(v workload.Verdict, pol, name string) *Race {
+	return l.ask(v, pol, name, func(t explore.Target) *Race {
+		if l.o.Deep {
+			return l.exhaust(t, 2)
+		}
+		return l.exhaust(t, 1)
+	})
+}
+
+func (l *Lab) ask(v workload.Verdict, pol, name string, search func(explore.Target) *Race) *Race {
+	t, err := target(name, l.Policy(pol), l.hosts)
+	if err != nil {
+		fail("%w", err)
+	}
+	r := search(judged(*t, v))
+	r.Policy, r.Workload = pol, name
+	return r
+}
+
+// exhaust runs every schedule within a bound.
+func (l *Lab) exhaust(t explore.Target, preemptions int) *Race {
+	o := explore.ExhaustOptions{Preemptions: preemptions, Workers: l.o.Workers}
+	if !l.o.Deep {
+		o.Schedules = 4 * l.o.Schedules // more than there are, but for tests
+	}
+	rep, err := explore.Exhaust(l.ctx, t, o)
+	if err != nil {
+		fail("%w", err)
+	}
+	r := &Race{report: &rep.Report}
+	r.must(t)
+	s := "s"
+	if preemptions == 1 {
+		s = ""
+	}
+	which := "all"
+	if !rep.Complete {
+		which = "the first"
+	}
+	r.bound = fmt.Sprintf("%s %d schedules with at most %d preemption%s", which, rep.Schedules, preemptions, s)
+	return r
+}
+
+// judged turns a scenario's states into verdicts: v where the condition holds, else how the
+// run ended. Other targets have verdicts already.
+func judged(t explore.Target, v workload.Verdict) explore.Target {
+	run := t.Run
+	t.Run = func(s sched.Strategy, ob sched.Observer) explore.Observation {
+		o := run(s, ob)
+		if scenarios.IsState(o.Verdict) {
+			o.Verdict = word(o.Verdict, v)
+		}
+		return o
+	}
+	return t
+}
+
+// word is a state in one word.
+func word(state string, v workload.Verdict) string {
+	if scenarios.Positive(state) {
+		return string(v)
+	}
+	ended := scenarios.Endings(state)
+	for _, g := range append([]workload.Verdict{matrix.Broken}, workload.Verdicts()...) {
+		for _, e := range ended {
+			if e == string(g) {
+				return e
+			}
+		}
+	}
+	return explore.Safe
+}
+
+// must fails the experiment if the program itself did not work in some schedule: that is no
+// verdict on a policy.
+func (r *Race) must(t explore.Target) {
+	for _, bad := range []string{matrix.Broken, explore.Panicked} {
+		if w := r.report.Witness(bad); w != nil {
+			fail("%s under %s: %s: %s (%s)", t.Name, t.Policy, bad, w.Detail, w.Token)
+		}
+	}
+}
+
+// Any reports whether any schedule showed something.
+func (r *Race) Any() bool { return !r.Safe() }
