@@ -217,7 +217,7 @@ func TestSoakEverything(t *testing.T) {
 			e.round(th, rounds, 2 /* workers */, 13)
 		}
 	})
-	require.NoError(t, out.Err())
+	require.NoError(t, out.Err(), "%d rounds: %s", rounds, out.Detail)
 	assert.Empty(t, out.Victims)
 	tr := m.Trace()
 	t.Logf("%d rounds in %v: %d pages written, %d read, %d merged, %d huge copies", rounds, time.Since(began).Round(time.Second),

@@ -87,7 +87,7 @@ func (e *env) resolveClaim(tok explore.Token, hosts *kernel.Hosts) (*named, erro
 	return &named{
 		target: t, title: tok.Target, policy: p,
 		traced: func(sched.Strategy, func(*kernel.Machine)) error {
-			return usagef("an experiment of a claim records no events")
+			return usagef("traces are for workloads and scenarios; %s is an experiment of a claim", tok.Target)
 		},
 		describe: func(out io.Writer) error {
 			_, err := fmt.Fprintf(out, "experiment %s of cowlab claims\n", tok.Target)
