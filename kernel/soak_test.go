@@ -90,6 +90,9 @@ func (e *everything) stores(c *Thread, share, shares, round uint64) {
 
 // merges has equal pages merged, and stores to one of each pair.
 func (e *everything) merges(c *Thread, round uint64) {
+	for i := range uint64(mergePages) {
+		c.Load8(e.merge + i<<12) // what is in swap is not merged
+	}
 	if err := c.KSMScan(2); err != nil {
 		e.t.Errorf("ksm: %v", err)
 	}
