@@ -87,7 +87,7 @@ func TestRowsHold(t *testing.T) {
 		{"wp_page_count_reuse", "forkscrewreverse", ""}, {"pin_referenced", "forkscrewreverse", ""},
 		{"wp_page_count_noswap", "forkscrewreverse", ""}, {"wp_page_count_noswap_fixed", "dma_thread", ""},
 		{"pinned_ptes_before", "forkscrew", ""}, {"pinned_ptes_after", "forkscrewreverse", ""}, {"pinned_ptes_after", "late_dma", ""},
-		{"dio_range_lock_fixed", "dma_thread", ""}, {"dio_range_lock_fixed", "forkscrewreverse", ""},
+		{"dio_range_lock_fixed", "forkscrewreverse", ""},
 		{"mmap_sem_dio_fixed", "dma_thread", ""},
 		{"fork_lock", "forkscrew", ""}, {"fork_lock", "forkscrewreverse", ""}, {"fork_lock", "vmsplice", "side=2"},
 		{"directed_cow", "dma_thread", ""}, {"directed_cow", "forkscrewreverse", ""}, {"directed_cow", "pin_fork", ""},

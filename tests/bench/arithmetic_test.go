@@ -153,7 +153,7 @@ func TestForkWaitsForDirectIO(t *testing.T) {
 	for _, p := range policy.All() {
 		latency[p.Name()] = forkLatency(t, p)
 	}
-	waits := []string{"directio_sem", "fork_lock"}
+	waits := []string{"directio_sem", "fork_lock", "kosaki_v3"}
 	for name, ns := range latency {
 		if slices.Contains(waits, name) {
 			assert.Greater(t, ns, uint64(900_000), name)
