@@ -190,8 +190,16 @@ type Machine struct {
 // Count runs a program in the timed regime under a policy and returns what its measured
 // part cost. The same program costs the same each time.
 func (l *Lab) Count(pol string, m Machine, prog Program) Cost {
+	return l.CountUnder(l.Policy(pol), m, prog)
+}
+
+// CountUnder is Count for a policy that is a variation of the experiment's own.
+func (l *Lab) CountUnder(pol mm.Policy, m Machine, prog Program) Cost {
+	if l.ctx.Err() != nil {
+		fail("%w", l.ctx.Err())
+	}
 	o := m.Options
-	o.Regime, o.Policy, o.Cost, o.Hosts = sched.Timed, l.Policy(pol), m.Model, l.hosts
+	o.Regime, o.Policy, o.Cost, o.Hosts = sched.Timed, pol, m.Model, l.hosts
 	if o.CPUs == 0 {
 		o.CPUs = 1
 	}
@@ -216,10 +224,10 @@ func (l *Lab) Count(pol string, m Machine, prog Program) Cost {
 		})
 	}).Err()
 	if err != nil {
-		fail("%s: %w", pol, err)
+		fail("%s: %w", pol.Name(), err)
 	}
 	if c.Counters == nil {
-		fail("%s: the program measured nothing", pol)
+		fail("%s: the program measured nothing", pol.Name())
 	}
 	return c
 }
