@@ -142,7 +142,10 @@ func settle(l *Lab, c Claim) (s Settled) {
 			panic(r)
 		}
 	}()
-	s.Result = c.Settle(l)
+	l.searched = false
+	if s.Result = c.Settle(l); !l.searched {
+		s.Bound = "counted in the timed regime"
+	}
 	return s
 }
 

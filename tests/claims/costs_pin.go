@@ -104,7 +104,7 @@ func pinWork(t *kernel.Thread, p pinner, n, rounds int, which pinTimes) (work, d
 }
 
 func (l *Lab) twoAtomics() Result {
-	const rounds, hardly = 4, 0.8
+	const rounds, hardly = 2, 0.8
 	run := func(pol string, slow bool, which pinTimes, cpus int, m *x86.CostModel) Cost {
 		var dones []func()
 		return l.crowd(pol, Machine{Model: m}, cpus, func(t *kernel.Thread, i int) func() {

@@ -21,6 +21,8 @@ type Lab struct {
 	o     Options
 	hosts *kernel.Hosts
 	seen  map[string]*Race
+	// searched is whether the experiment under way has asked for a search.
+	searched bool
 }
 
 func newLab(ctx context.Context, o Options, hosts *kernel.Hosts) *Lab {
@@ -69,6 +71,7 @@ func (l *Lab) Search(pol, work, params string) *Race {
 
 // SearchFor is Search with a bound of its own, for what is rarer than most.
 func (l *Lab) SearchFor(schedules uint64, pol, work, params string) *Race {
+	l.searched = true
 	key := fmt.Sprint(pol, " ", work, " ", params, " ", schedules)
 	if r := l.seen[key]; r != nil {
 		return r
@@ -89,6 +92,7 @@ func (l *Lab) SearchFor(schedules uint64, pol, work, params string) *Race {
 
 // Explore searches a program of the experiment's own.
 func (l *Lab) Explore(t explore.Target) *Race {
+	l.searched = true
 	r := l.explore(t, l.o.Schedules)
 	r.Policy, r.Workload = t.Policy, t.Name
 	return r
