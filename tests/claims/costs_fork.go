@@ -191,7 +191,7 @@ func (l *Lab) behindIO(pol string, aio bool) latencies {
 			buf := region(t, 2)
 			fd, err := t.Open("/dev/vda", fs.ORdonly|fs.ODirect)
 			must(err, "open")
-			done := func() {}
+			var done func()
 			if aio {
 				ctx, err := t.IoSetup(1)
 				must(err, "io_setup")

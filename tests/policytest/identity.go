@@ -33,7 +33,8 @@ func (s *suite) identity() (out []Problem) {
 	if !goodName.MatchString(p.Name()) {
 		add("Name", "%q is no name for tables and tokens: small letters, digits and _, a letter first", p.Name())
 	}
-	if p.Name() != p.Name() || p.Hooks() != p.Hooks() || p.Claims() != p.Claims() {
+	name, hooks, claims := p.Name(), p.Hooks(), p.Claims()
+	if name != p.Name() || hooks != p.Hooks() || claims != p.Claims() {
 		add("Name, Hooks, Claims", "asked twice they answer differently")
 	}
 	if extra := p.Hooks() &^ mm.AllHooks; extra != 0 {

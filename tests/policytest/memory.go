@@ -26,7 +26,7 @@ func (s *suite) sites(c *cell, p mm.Policy, spec explore.Spec) (sites map[string
 func (s *suite) noMemory() (out []Problem) {
 	var stock map[string]bool // sites that allocate under Stock too; asked for when needed
 	told := map[string]bool{} // site and verdict
-	for _, c := range s.cells(true) {
+	for _, c := range s.cells(!s.o.Short) {
 		for _, spec := range s.specs()[:1] {
 			mine, err := s.sites(&c, s.p, spec)
 			if err != nil {

@@ -112,7 +112,11 @@ const seeds = 2
 
 // specs are the schedules that comparisons are made with.
 func (s *suite) specs() (out []explore.Spec) {
-	for i := range uint64(seeds) {
+	n := uint64(seeds)
+	if s.o.Short {
+		n = 1
+	}
+	for i := range n {
 		out = append(out, explore.Spec{Kind: explore.KindRandom, Seed: s.o.Seed + i})
 	}
 	return out
