@@ -34,7 +34,7 @@ var rowsKnow = map[string][]Known{
 	},
 	"vm_dontcow_fixed":   {{"races", "swap_pin", "VM_BUG_ON", "finding 15"}, {"invariants", "swap_pin", "VM_BUG_ON", "the same"}},
 	"vm_dontcow_amended": {once},
-	"pg_dontcow_v2":      {once, foll, half, {"races", "ptrace_peek", "VM_BUG_ON", "finding 13: a debugger's look marks a shared page"}},
+	"pg_dontcow_v2":      {once, foll, {"races", "ptrace_peek", "VM_BUG_ON", "finding 13: a debugger's look marks a shared page"}},
 	"pg_dontcow":         {foll, half},
 	"wp_page_count":      {took, late}, "wp_page_count_reuse": {took, late}, "pin_referenced": {took, late},
 	"wp_page_count_noswap": {took, late}, "wp_page_count_noswap_fixed": {took, late},
