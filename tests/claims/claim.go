@@ -59,10 +59,7 @@ func (e Evidence) String() string {
 // All returns the claims in their order.
 func All() []Claim {
 	var all []Claim
-	for _, group := range [][]Claim{
-		races(),
-		costs(),
-	} {
+	for _, group := range [][]Claim{races(), costs()} {
 		all = append(all, group...)
 	}
 	return all

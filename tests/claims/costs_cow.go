@@ -90,8 +90,11 @@ func (l *Lab) snapshotCopies() Result {
 		by[p.Name()] = k
 		of[k] = append(of[k], p.Name())
 	}
-	return Result{Verdict: If(by["directio_sem"] >= n, by["stock"] == 0), Evidence: copiers(of),
-		On: "it is not alone: every policy that breaks COW for a pin does the same"}
+	r := Result{Verdict: If(by["directio_sem"] >= n, by["stock"] == 0), Evidence: copiers(of)}
+	if others := len(of[by["directio_sem"]]) - 1; r.Verdict == Confirmed && others > 0 {
+		r.On = fmt.Sprintf("it is not alone: %d more policies, which break COW for a read pin, copy as much", others)
+	}
+	return r
 }
 
 func (l *Lab) longList() Result {

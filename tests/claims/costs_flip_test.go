@@ -12,13 +12,13 @@ import (
 	"github.com/cowlab/cowlab/mm/policy"
 )
 
-// without is a policy some of whose hooks are never called, under its own name.
-type without struct {
+// dropping is a policy some of whose hooks are never called, under its own name.
+type dropping struct {
 	mm.Policy
 	drop mm.HookSet
 }
 
-func (w without) Hooks() mm.HookSet { return w.Policy.Hooks() &^ w.drop }
+func (w dropping) Hooks() mm.HookSet { return w.Policy.Hooks() &^ w.drop }
 
 // noFast is a policy whose gup-fast always goes the slow way.
 type noFast struct{ mm.Policy }
@@ -46,7 +46,7 @@ func swapped(all []mm.Policy, name string, by func(mm.Policy) mm.Policy) []mm.Po
 }
 
 func drop(h mm.HookSet) func(mm.Policy) mm.Policy {
-	return func(p mm.Policy) mm.Policy { return without{p, h} }
+	return func(p mm.Policy) mm.Policy { return dropping{p, h} }
 }
 
 func settleWith(t *testing.T, hosts *kernel.Hosts, id string, policies []mm.Policy) Settled {

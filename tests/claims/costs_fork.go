@@ -3,6 +3,7 @@ package claims
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/blk"
@@ -242,7 +243,7 @@ func (l *Lab) forkBehindIO() Result {
 	}
 	r.Verdict = If(lockWaits, !flagWaits)
 	if r.Verdict == Confirmed && len(passes) > 0 {
-		r.On = fmt.Sprintf("asynchronous reads: fork does not wait for them under %v, which do not hold their lock until completion", passes)
+		r.On = fmt.Sprintf("asynchronous reads: fork does not wait for them under %s, which do not hold their lock until completion", strings.Join(passes, " and "))
 	}
 	return r
 }
