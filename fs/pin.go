@@ -46,6 +46,9 @@ type pinPolicy struct {
 
 func newPinPolicy(p mm.Policy) pinPolicy {
 	pp := pinPolicy{p: p}
+	if p.Hooks()&mm.HookPin == 0 {
+		pp.p = mm.Stock{} // whose PinBegin and PinEnd do nothing
+	}
 	pp.submitter, _ = p.(PinSubmitter)
 	pp.releaser, _ = p.(PinReleaser)
 	if d, ok := p.(DirectIOPinner); ok {

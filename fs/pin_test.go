@@ -215,3 +215,33 @@ func TestPinnedSem(t *testing.T) {
 		}
 	})
 }
+
+// TestPinHooksAskedForOnly: direct I/O does not call PinBegin of a policy that does not ask for
+// HookPin.
+func TestPinHooksAskedForOnly(t *testing.T) {
+	for _, c := range []struct {
+		hooks mm.HookSet
+		n     int64
+		err   error
+	}{{0, 4096, nil}, {mm.HookPin, 0, unix.EINTR}} {
+		w := newWitness()
+		w.fail = unix.EINTR
+		cfg := one()
+		cfg.policy = hooked{w, c.hooks}
+		r := newRig(t, cfg)
+		r.run(func(u *user) {
+			f := u.open(ORdonly | ODirect)
+			n, err := f.Pread(u.t, u.mmap(1), 4096, 0)
+			u.want("pread", n, err, c.n, c.err)
+			f.Put(u.t)
+		})
+	}
+}
+
+// hooked is a policy that asks for certain hooks.
+type hooked struct {
+	*witness
+	hooks mm.HookSet
+}
+
+func (h hooked) Hooks() mm.HookSet { return h.hooks }

@@ -20,6 +20,7 @@ replayed, and run in its default size in the parallel regime, which cannot. A ce
 Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`,
 		"cowlab matrix -format json > known.json",
 		"cowlab matrix -expect known.json",
+		"cowlab matrix -costs -schedules 50 -parallel 0 -workloads forkscrew",
 		"cowlab matrix -policies pg_gup -workloads forkscrew -schedules 20000 -parallel 0 -seed 7")
 	policies := fs.String("policies", "", "comma-separated `names`; default all")
 	workloads := fs.String("workloads", "", "comma-separated `names`; default all")
@@ -28,6 +29,7 @@ Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`,
 	preemptions := fs.Int("preemptions", -1, "search instead every schedule with at most so many preemptions; 1 takes a second a cell, 2 some minutes")
 	seed := fs.Uint64("seed", 1, "numbers the search; the same seed searches the same schedules")
 	par := fs.Int("parallel", 1, "runs of the default size in the parallel regime for each cell")
+	costs := fs.Bool("costs", false, "show also what each cell's small form takes in the timed regime: atomics, fences, line transfers, page copies, faults, interrupts, virtual ns")
 	expect := fs.String("expect", "", "compare the verdicts with those in a `file` written with -format json; exit 1 if they differ")
 	workers := fs.Int("workers", 0, "host threads that search; 0 means one for each core")
 	if _, err := parse(fs, args, 0); err != nil {
@@ -68,7 +70,7 @@ Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`,
 	bar := newProgress(e)
 	t, err := matrix.Run(e.ctx, matrix.Options{
 		Policies: ps, Workloads: ws, Schedules: *schedules, Seed: *seed, Parallel: *par, Workers: *workers,
-		Exhaustive: *preemptions >= 0, Preemptions: max(*preemptions, 0), Progress: bar.show,
+		Exhaustive: *preemptions >= 0, Preemptions: max(*preemptions, 0), Costs: *costs, Progress: bar.show,
 	})
 	bar.clear()
 	if err != nil && !errors.Is(err, context.Canceled) {

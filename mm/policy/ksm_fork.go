@@ -64,6 +64,7 @@ func (p KSMFork) ForkPTE(f *mm.Fork) mm.ForkNext {
 	}
 	if pages.Refs(t, pg) == known {
 		t.C.Trace.Inc(trace.EmuForkWrprotect)
+		f.PTE = f.PTE.WrProtect() // as the parent's entry is already
 		return f.CopyOnePTE()
 	}
 	f.Page = pg

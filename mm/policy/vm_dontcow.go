@@ -6,6 +6,7 @@ import (
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/lock"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/page"
 )
@@ -223,6 +224,9 @@ func (p VMDontCOW) ForkPTE(f *mm.Fork) mm.ForkNext {
 	if flags.IsCOW() {
 		if flags&vmDontCOW == 0 || p.Amended {
 			f.SrcPTE.SetWrprotect(t.C)
+			if pte.Write() {
+				t.C.Trace.Inc(trace.EmuForkWrprotect)
+			}
 		}
 		pte = pte.WrProtect()
 	}

@@ -145,6 +145,71 @@ func TestForkArithmetic(t *testing.T) {
 	}
 }
 
+// TestHugeRequestArithmetic checks what one request of 64 small pages inside a huge page costs
+// in gup-fast, worked out by hand. Stock adds all references at once, by one locked
+// addition. pg_gup's patch goes through them one by one: a get_page, a barrier and another
+// look at the entry each, and once for the page's life a locked bit for the mark.
+func TestHugeRequestArithmetic(t *testing.T) {
+	const n = 64
+	for _, c := range []struct {
+		policy        string
+		first, second counts
+	}{
+		{"stock", counts{atomics: 1}, counts{atomics: 1}},
+		{"pg_gup", counts{atomics: n + 1, fences: n}, counts{atomics: n, fences: n}},
+	} {
+		t.Run(c.policy, func(t *testing.T) {
+			m, err := kernel.Boot(kernel.Options{CPUs: 1, Memory: 16 << 20, HugePages: 2, Regime: sched.Timed, Policy: policy.Lookup(c.policy), NoStack: true})
+			require.NoError(t, err)
+			defer m.Shutdown()
+			require.NoError(t, m.Run(func(th *kernel.Thread) {
+				buf := th.MustMmapHuge(1, mm.HugePage2M, mm.MapPrivate)
+				th.Store64(buf, 1)
+				pages := make([]*page.Page, n)
+				pin := func(task *sched.Task) {
+					got, err := mm.GetUserPagesFast(task, buf+8*x86.PageSize, n, true /* write */, mm.PinGet, pages)
+					assert.Equal(t, n, got)
+					assert.NoError(t, err)
+				}
+				for _, want := range []counts{c.first, c.second} {
+					assert.Equal(t, want, cost(th, pin))
+					_ = th.Kernel(func(task *sched.Task) error {
+						sys := th.MM().Sys
+						head := sys.Pages.Head(pages[0])
+						refs := sys.Pages.Refs(task, head)
+						sys.PutUserPages(task, pages, mm.PinGet)
+						assert.Equal(t, n, refs-sys.Pages.Refs(task, head), "references")
+						return nil
+					})
+				}
+			}).Err())
+		})
+	}
+}
+
+// TestForkWriteProtectsOnce checks that each written page is write-protected, and counted,
+// once by fork, under every policy.
+func TestForkWriteProtectsOnce(t *testing.T) {
+	const n = 64
+	for _, p := range policy.All() {
+		timed(t, p, func(th *kernel.Thread) {
+			buf := th.MustMmap(n * x86.PageSize)
+			th.Fill(buf, n*x86.PageSize, 1)
+			_ = th.Kernel(func(task *sched.Task) error {
+				sys, tr := th.MM().Sys, th.Machine().Trace()
+				sys.Pages.LRUAddDrain(task) // for the policies that go by references
+				before := tr.Sum(trace.EmuForkWrprotect)
+				child, err := sys.DupMM(task, th.MM())
+				if assert.NoError(t, err) {
+					child.MMPut(task)
+				}
+				assert.EqualValues(t, n, tr.Sum(trace.EmuForkWrprotect)-before, p.Name())
+				return nil
+			})
+		})
+	}
+}
+
 // TestForkWaitsForDirectIO checks what the policies with a lock until direct I/O is complete
 // make of fork: with an asynchronous read in flight whose device takes a millisecond, fork
 // takes at least as long, and under the other policies less.

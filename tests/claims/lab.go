@@ -21,6 +21,8 @@ type Lab struct {
 	o     Options
 	hosts *kernel.Hosts
 	seen  map[string]*Race
+	// searched is whether the experiment under way has asked for a search.
+	searched bool
 }
 
 func newLab(ctx context.Context, o Options, hosts *kernel.Hosts) *Lab {
@@ -67,6 +69,7 @@ func (l *Lab) Search(pol, work, params string) *Race {
 
 // SearchFor is Search with a bound of its own, for what is rarer than most.
 func (l *Lab) SearchFor(schedules uint64, pol, work, params string) *Race {
+	l.searched = true
 	key := fmt.Sprint(pol, " ", work, " ", params, " ", schedules)
 	if r := l.seen[key]; r != nil {
 		return r
@@ -87,6 +90,7 @@ func (l *Lab) SearchFor(schedules uint64, pol, work, params string) *Race {
 
 // Explore searches a program of the experiment's own.
 func (l *Lab) Explore(t explore.Target) *Race {
+	l.searched = true
 	r := l.explore(t, l.o.Schedules, "")
 	r.Policy, r.Workload = t.Policy, t.Name
 	return r
@@ -204,8 +208,16 @@ type Machine struct {
 // Count runs a program in the timed regime under a policy and returns what its measured
 // part cost. The same program costs the same each time.
 func (l *Lab) Count(pol string, m Machine, prog Program) Cost {
+	return l.CountUnder(l.Policy(pol), m, prog)
+}
+
+// CountUnder is Count for a policy that is a variation of the experiment's own.
+func (l *Lab) CountUnder(pol mm.Policy, m Machine, prog Program) Cost {
+	if l.ctx.Err() != nil {
+		fail("%w", l.ctx.Err())
+	}
 	o := m.Options
-	o.Regime, o.Policy, o.Cost, o.Hosts = sched.Timed, l.Policy(pol), m.Model, l.hosts
+	o.Regime, o.Policy, o.Cost, o.Hosts = sched.Timed, pol, m.Model, l.hosts
 	if o.CPUs == 0 {
 		o.CPUs = 1
 	}
@@ -230,10 +242,10 @@ func (l *Lab) Count(pol string, m Machine, prog Program) Cost {
 		})
 	}).Err()
 	if err != nil {
-		fail("%s: %w", pol, err)
+		fail("%s: %w", pol.Name(), err)
 	}
 	if c.Counters == nil {
-		fail("%s: the program measured nothing", pol)
+		fail("%s: the program measured nothing", pol.Name())
 	}
 	return c
 }

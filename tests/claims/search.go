@@ -14,6 +14,7 @@ import (
 // for claims that ask only whether there is one. With Deep it is still the portfolio, because
 // what is there is found sooner by chance than in order.
 func (l *Lab) First(v workload.Verdict, pol, work, params string) *Race {
+	l.searched = true
 	return l.firstOf(v, pol, work, params, l.o.Schedules)
 }
 
@@ -42,17 +43,20 @@ func (l *Lab) firstOf(v workload.Verdict, pol, work, params string, schedules ui
 // Ask searches an experiment: one of this package, or a scenario that ships. What its
 // condition finds is called v.
 func (l *Lab) Ask(v workload.Verdict, pol, name string) *Race {
+	l.searched = true
 	return l.ask(v, pol, name, func(t explore.Target) *Race { return l.explore(t, l.o.Schedules, "") })
 }
 
 // askFirst is Ask until v shows, with a bound of its own, as firstOf has.
 func (l *Lab) askFirst(v workload.Verdict, pol, name string, schedules uint64) *Race {
+	l.searched = true
 	return l.ask(v, pol, name, func(t explore.Target) *Race { return l.explore(t, min(schedules, l.o.Schedules), v) })
 }
 
 // AskAll is Ask with every schedule that has at most one preemption, or two if Deep: for
 // the smallest programs, where something that one preemption is enough for cannot hide.
 func (l *Lab) AskAll(v workload.Verdict, pol, name string) *Race {
+	l.searched = true
 	return l.ask(v, pol, name, func(t explore.Target) *Race {
 		if l.o.Deep {
 			return l.exhaust(t, 2)

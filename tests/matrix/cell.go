@@ -30,6 +30,8 @@ type Cell struct {
 	Token string `json:"token"`
 	// Detail is the evidence.
 	Detail string `json:"detail"`
+	// Costs are what the small form takes in the timed regime; nil if nobody asked.
+	Costs *Costs `json:"costs,omitempty"`
 }
 
 // Table is a result of the matrix.
@@ -50,6 +52,9 @@ type Options struct {
 	Seed uint64
 	// Parallel is how often the default size is run in the parallel regime.
 	Parallel int
+	// Costs runs each cell's small form once in the timed regime too. That says what it
+	// takes, and has no say in the verdict.
+	Costs bool
 	// Workers is how many host threads search; zero means GOMAXPROCS.
 	Workers int
 	// Progress, if not nil, is told what is being done, and how far it is (0 to 1).
@@ -103,6 +108,11 @@ func runCell(ctx context.Context, w *workload.Workload, variant string, p mm.Pol
 	small, err := w.Parse(variant, true)
 	if err != nil {
 		return c, err
+	}
+	if o.Costs {
+		if c.Costs, err = CostsOf(w, small, p, hosts); err != nil {
+			return c, err
+		}
 	}
 	seen := map[workload.Verdict]string{} // verdict -> evidence
 	tokens := map[workload.Verdict]string{}

@@ -162,6 +162,9 @@ func (t *Table) WriteText(w io.Writer) error {
 		fmt.Fprintln(w, moreNote)
 	}
 	fmt.Fprintln(w)
+	if err := t.writeCosts(w); err != nil {
+		return err
+	}
 	for _, c := range t.Cells {
 		fmt.Fprintf(w, "%s on %s: %s\n", c.Policy, column{c.Workload, c.Params}, c.words(false))
 		if c.Detail != "" {

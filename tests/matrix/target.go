@@ -16,11 +16,21 @@ import (
 // Target makes the small form of a workload under a policy something to explore. v
 // holds all parameters; hosts pools machines between runs.
 func Target(w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.Hosts) *explore.Target {
+	return TargetWith(w, v, p, hosts, nil)
+}
+
+// TargetWith is Target with what tune, which may be nil, changes of each run's options. As
+// long as that is no part of the machine, the same token names the same schedule.
+func TargetWith(w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.Hosts, tune func(*workload.Options)) *explore.Target {
 	t := &explore.Target{Name: w.Name, Policy: p.Name(), Params: params(w, v)}
 	t.Run = func(s sched.Strategy, o sched.Observer) explore.Observation {
-		out, err := workload.Execute(w, workload.Options{
+		wo := workload.Options{
 			Policy: p, Values: v, Small: true, Regime: sched.Free, Strategy: s, Observer: o, Hosts: hosts,
-		})
+		}
+		if tune != nil {
+			tune(&wo)
+		}
+		out, err := workload.Execute(w, wo)
 		if err != nil {
 			return explore.Observation{Verdict: explore.Panicked, Detail: err.Error()}
 		}

@@ -1,0 +1,9 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/cowlab/cowlab/tests/policytest"
+)
+
+func TestPolicy(t *testing.T) { policytest.Run(t, pinCount{}) }

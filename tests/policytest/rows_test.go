@@ -1,0 +1,84 @@
+package policytest
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/mm/policy"
+)
+
+// The bugs of the patches, which rows keep; docs/findings.md tells each by the number given.
+// A row stands here with all that is expected of it: what is not listed fails the test,
+// and what is listed and not seen does.
+var (
+	foll = Known{"races", "readonly_buffer", "FOLL_ANON and FOLL_WRITE", "finding 1: a read pin of untouched memory is a BUG"}
+	loop = Known{"races", "readonly_buffer", "livelock", "finding 3: a read pin of read-only anonymous memory never returns"}
+	lame = Known{"no_memory", "fork_pre_cow", "bug", "a copy at fork that runs out of memory leaves its map count and references behind (fork_pre_cow)"}
+	once = Known{"races", "", "leak", "finding 11: decow_one_pte puts the old page once too few"}
+	half = Known{"no_memory", "decow_one_pte", "bug", "a fork that fails half-way leaves a marked page shared with the child being torn down; the parent's next store asserts"}
+	took = Known{"races", "mprotect_pin", "wrong-copy", "finding 17: a store after mprotect copies a pinned page away"}
+	late = Known{"races", "late_dma", "lost-read", "the lock is for direct I/O; a driver's pin is not held off fork (6183)"}
+	leak = Known{"races", "late_dma", "leak-to-disk", "as for a driver's pin the other way round"}
+	dead = Known{"races", "vmsplice", "deadlock", "finding 21: fork waits for a pipe that the child is to read"}
+	seen = Known{"races", "forkscrew", "child-changed", "fork shares what a device writes to until somebody stores"}
+	snap = Known{"races", "snapshot", "leak-to-disk", "the owner's store after fork reaches the child's write"}
+)
+
+var rowsKnow = map[string][]Known{
+	"pg_gup_v1": {lame},
+	"pg_gup":    {loop, lame},
+	"vm_dontcow": {
+		once, {"races", "swap_pin", "VM_BUG_ON", "finding 15: a marked page does enter do_wp_page"},
+		{"invariants", "swap_pin", "VM_BUG_ON", "the same"},
+	},
+	"vm_dontcow_fixed":   {{"races", "swap_pin", "VM_BUG_ON", "finding 15"}, {"invariants", "swap_pin", "VM_BUG_ON", "the same"}},
+	"vm_dontcow_amended": {once},
+	"pg_dontcow_v2":      {once, foll, {"races", "ptrace_peek", "VM_BUG_ON", "finding 13: a debugger's look marks a shared page"}},
+	"pg_dontcow":         {foll, half},
+	"wp_page_count":      {took, late}, "wp_page_count_reuse": {took, late}, "pin_referenced": {took, late},
+	"wp_page_count_noswap": {took, late}, "wp_page_count_noswap_fixed": {took, late},
+	"pinned_ptes_before": {took, lame}, "pinned_ptes_after": {took, lame},
+	"directio_sem": {foll, late, leak},
+	"dio_range_lock": {
+		{"races", "", "leak in", "finding 19: ranges are never taken out and keep the address space"},
+		seen, late, leak,
+	},
+	"dio_range_lock_fixed": {seen, late, leak},
+	"mmap_sem_dio":         {{"races", "d", "deadlock", "finding 20: mmap_sem is taken twice"}},
+	"fork_lock": {
+		{"races", "", "deadlock", "finding 21: fork waits for pins that outlive it"}, took,
+	},
+	"directed_cow":     {seen, snap, {"races", "vmsplice", "leak-to-child", "finding 22: a reader that is not the first owner"}},
+	"fork_lock_lookup": {loop, lame},
+	"dio_page_multiple": {
+		{"races", "mprotect_pin", "wrong-copy", "what is refused does not arrive"},
+		{"races", "user_ways", "lost-read", "what is refused does not arrive"},
+		{"races", "", "refused", "the idea is to refuse requests of less than a page"},
+	},
+	"one_read_pin": {seen, snap},
+	"kosaki_v3":    {dead},
+	"wp_copy":      {took},
+	"pin_copy":     {took},
+}
+
+// TestRows runs every policy of the tree through all checks, in a short form.
+func TestRows(t *testing.T) {
+	hosts := kernel.NewHosts()
+	t.Cleanup(hosts.Close)
+	some := []string{"stock", "directio_sem", "anon_exclusive"} // where the race detector looks on
+	for _, p := range policy.All() {
+		if underRace && !slices.Contains(some, p.Name()) {
+			continue
+		}
+		t.Run(p.Name(), func(t *testing.T) {
+			t.Parallel()
+			RunWith(t, p, Options{Short: true, Known: rowsKnow[p.Name()], Hosts: hosts})
+		})
+	}
+	for name := range rowsKnow {
+		if policy.Lookup(name) == nil {
+			t.Errorf("there is no policy %s", name)
+		}
+	}
+}
