@@ -92,7 +92,7 @@ func TestVerdictsFlip(t *testing.T) {
 		{"C15", Depends, without("wp_page_count", mm.HookWP), Refuted, 20, nil},
 		{"C16", Confirmed, as("wp_page_count_noswap_fixed", "pinned_ptes_after"), Refuted, 100, nil},
 		{"C17", Depends, without("pinned_ptes_after", mm.HookReclaim), Refuted, 80, nil},
-		{"C18", Refuted, forgetful{}, Depends, 400, nil},
+		{"C18", Refuted, forgetful{}, Depends, 150, nil},
 		{"C25", Confirmed, as("directed_cow", "pg_gup"), Refuted, 20, nil},
 		{"C27", Confirmed, as("pg_gup", "stock"), Refuted, 400, []string{"stock", "pg_gup"}},
 		{"C28", Confirmed, as("stock", "pg_gup"), Refuted, 60, nil},

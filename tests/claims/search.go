@@ -53,15 +53,21 @@ func (l *Lab) askFirst(v workload.Verdict, pol, name string, schedules uint64) *
 	return l.ask(v, pol, name, func(t explore.Target) *Race { return l.explore(t, min(schedules, l.o.Schedules), v) })
 }
 
-// AskAll is Ask with every schedule that has at most one preemption, or two if Deep: for
-// the smallest programs, where something that one preemption is enough for cannot hide.
+// AskAll is Ask with every schedule that has at most one preemption and, if none of them
+// shows anything, at most two; one more of each if Deep: for the smallest programs, where
+// something that so many are enough for cannot hide.
 func (l *Lab) AskAll(v workload.Verdict, pol, name string) *Race {
 	l.searched = true
 	return l.ask(v, pol, name, func(t explore.Target) *Race {
+		k := 1
 		if l.o.Deep {
-			return l.exhaust(t, 2)
+			k = 2
 		}
-		return l.exhaust(t, 1)
+		r := l.exhaust(t, k)
+		if !r.Any() {
+			r = l.exhaust(t, k+1)
+		}
+		return r
 	})
 }
 

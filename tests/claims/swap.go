@@ -114,7 +114,7 @@ func settleC18(l *Lab) Result {
 		res.On = "reclaim does not write a page that has a reference too many (is_page_cache_freeable), so it stays dirty as long as it is pinned, " +
 			"whether direct I/O marks it in the end or not"
 	}
-	if without.Any() && with.Safe() && driver.Safe() {
+	if without.Any() && with.Safe() {
 		res.Verdict = Depends
 		res.On = "whether who has pinned marks the pages dirty when the device is done: direct I/O does (dio_bio_complete, bio_check_pages_dirty)"
 	}
