@@ -132,7 +132,7 @@ func (e *Env) touchBoth() {
 }
 
 // swapTries bounds how often something is tried that other tasks may delay.
-const swapTries = 1000
+const swapTries = 60
 
 // useSwap turns the machine's swap on, once.
 func (e *Env) useSwap() {
