@@ -70,6 +70,9 @@ const golden = "testdata/cow.txt"
 // TestRecorded runs every case under every policy, and compares with what was seen when
 // the table was recorded.
 func TestRecorded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("every case under every policy")
+	}
 	o := Options{Policies: policy.All(), Cases: All(), Kinds: here(t)}
 	table, err := Run(t.Context(), o)
 	require.NoError(t, err)
@@ -296,6 +299,9 @@ func TestJSONRoundTrip(t *testing.T) {
 // An interrupted run keeps the cells that were finished.
 func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
+	if testing.Short() {
+		t.Skip("every case under every policy")
+	}
 	o := Options{Policies: policy.All(), Cases: All(), Kinds: here(t)}
 	o.Progress = func(what string, done float64) {
 		if strings.HasSuffix(what, o.Cases[2].Name) {

@@ -16,12 +16,14 @@ import (
 func TestIndependentStepsCommute(t *testing.T) {
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
+	swaps := 0
 	for _, w := range append(workload.All(), workload.Races()...) {
 		for i, name := range []string{"stock", "pg_gup", "pg_dontcow", "directio_sem"} {
 			target := Target(w, w.Values(true), policy.Lookup(name), hosts)
 			n, err := explore.CheckIndependence(*target, uint64(i), 3, 6)
 			assert.NoError(t, err, "%s under %s: go test ./tests/matrix -run TestIndependentStepsCommute", w.Name, name)
-			assert.NotZero(t, n)
+			swaps += n // none in a program whose CPUs take turns
 		}
 	}
+	assert.Greater(t, swaps, 1000)
 }

@@ -37,6 +37,9 @@ func watched(p mm.Policy) mm.Policy {
 	c.submitter, _ = p.(fs.PinSubmitter)
 	c.releaser, _ = p.(fs.PinReleaser)
 	c.checker, _ = p.(mm.PTEChecker)
+	if _, ok := p.(mm.HugeRmapper); ok {
+		return counted{c}
+	}
 	return c
 }
 
@@ -271,4 +274,13 @@ func (c contract) CheckPTE(v *mm.VMA, pte x86.PTE, p *page.Page) error {
 		return c.checker.CheckPTE(v, pte, p)
 	}
 	return nil
+}
+
+// counted is a contract of a policy that counts the mappings of huge pages: to those that do
+// not the core must not count any.
+type counted struct{ contract }
+
+// HugeAnonNew implements mm.HugeRmapper.
+func (c counted) HugeAnonNew(t *sched.Task, head *page.Page, v *mm.VMA) {
+	c.Policy.(mm.HugeRmapper).HugeAnonNew(t, head, v)
 }
