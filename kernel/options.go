@@ -57,6 +57,9 @@ type Options struct {
 	// CheckLocks turns on the lock-order checker. It is always on in the free
 	// regime and in race-detector builds.
 	CheckLocks bool
+	// TSO gives each CPU a store buffer, so that a search over schedules also chooses when
+	// a store becomes visible to others: see sched.Options. Free regime only.
+	TSO bool
 	// StepLimit ends a deterministic run as a livelock; see sched.Options.
 	StepLimit uint64
 	// LivelockNS ends a parallel run in which so much virtual time passed
@@ -127,6 +130,9 @@ func (o *Options) Validate() error {
 	}
 	if o.Strategy != nil && o.Regime != sched.Free {
 		return fmt.Errorf("kernel: a Strategy only makes sense in the free regime, not in the %v one", o.Regime)
+	}
+	if o.TSO && o.Regime != sched.Free {
+		return fmt.Errorf("kernel: TSO only makes sense in the free regime, not in the %v one", o.Regime)
 	}
 	if o.Ring < 0 || o.Ring > 1<<24 {
 		return fmt.Errorf("kernel: Ring is %d, must be 0 to %d", o.Ring, 1<<24)

@@ -50,6 +50,9 @@ type CPU struct {
 	// pending has a bit for each raised vector. Atomic.
 	pending atomic.Uint64
 
+	// sb is the store buffer, nil in a machine without. Owner.
+	sb *storeBuffer
+
 	// Mem is the machine's physical memory. Immutable.
 	Mem *Memory
 	// Cost is the machine's cost model. Immutable.

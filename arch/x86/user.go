@@ -57,10 +57,16 @@ func (c *CPU) Store(va uint64, size int, v uint64) FaultCode {
 	off := va + e.off
 	now := c.now + c.opCost[OpStore]
 	c.now = now
-	if now >= c.limit.Load() && !c.stillMapped(OpStore, va, off) {
-		return c.storeSlow(va, size, v)
-	}
 	p := unsafe.Add(c.TLB.base, off)
+	if now >= c.limit.Load() {
+		if !c.stillMapped(OpStore, va, off) {
+			return c.storeSlow(va, size, v)
+		}
+		if c.sb != nil {
+			c.buffer(p, size, v, OpStore, FrameObj(PFN(off>>PageShift), off))
+			return NoFault
+		}
+	}
 	if size == 8 {
 		store8(p, v)
 	} else {
@@ -218,7 +224,12 @@ func (c *CPU) storeSlow(va uint64, size int, v uint64) FaultCode {
 			return ec
 		}
 		if c.pass(OpStore, va, off, size) {
-			storeN(unsafe.Add(c.TLB.base, off), size, v)
+			p := unsafe.Add(c.TLB.base, off)
+			if c.sb != nil {
+				c.buffer(p, size, v, OpStore, FrameObj(PFN(off>>PageShift), off))
+				return NoFault
+			}
+			storeN(p, size, v)
 			return NoFault
 		}
 	}
@@ -247,6 +258,7 @@ func (c *CPU) split(op Op, va uint64, b []byte) FaultCode {
 		}
 		p, q := unsafe.Add(c.TLB.base, off), unsafe.Add(c.TLB.base, off2)
 		if write {
+			c.Drain()
 			move(p, unsafe.Pointer(&b[0]), n)
 			move(q, unsafe.Pointer(&b[n]), len(b)-n)
 		} else {
@@ -291,6 +303,7 @@ func (c *CPU) bulk(op Op, va uint64, b []byte) (n int, ec FaultCode) {
 		if op == OpLoad {
 			move(q, p, k)
 		} else {
+			c.Drain()
 			move(p, q, k)
 		}
 		n += k

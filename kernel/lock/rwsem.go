@@ -206,6 +206,7 @@ func (s *RWSem) wake(t *sched.Task, tasks []*sched.Task) {
 // UpRead releases a read hold.
 func (s *RWSem) UpRead(t *sched.Task) {
 	t.C.Point(x86.OpUnlock, s.obj)
+	t.C.Drain()
 	released(t, s.obj)
 	s.up(t, true)
 }
@@ -214,12 +215,14 @@ func (s *RWSem) UpRead(t *sched.Task) {
 // in interrupt context.
 func (s *RWSem) UpReadNonOwner(t *sched.Task) {
 	t.C.Point(x86.OpUnlock, s.obj)
+	t.C.Drain()
 	s.up(t, true)
 }
 
 // UpWrite releases the write hold.
 func (s *RWSem) UpWrite(t *sched.Task) {
 	t.C.Point(x86.OpUnlock, s.obj)
+	t.C.Drain()
 	released(t, s.obj)
 	s.up(t, false)
 }
@@ -247,6 +250,7 @@ func (s *RWSem) up(t *sched.Task, read bool) {
 // DowngradeWrite turns the write hold into a read hold and lets waiting readers in.
 func (s *RWSem) DowngradeWrite(t *sched.Task) {
 	t.C.Point(x86.OpUnlock, s.obj)
+	t.C.Drain()
 	released(t, s.obj)
 	acquired(t, s.obj, how{read: true, try: true})
 	s.raw.Lock()

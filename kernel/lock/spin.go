@@ -86,8 +86,7 @@ func (l *SpinLock) LockNestLock(t *sched.Task, outer *RWSem) {
 func (l *SpinLock) UnlockNestLock(t *sched.Task) {
 	t.C.Point(x86.OpUnlock, l.obj)
 	l.time = t.C.Now()
-	l.w.Unlock()
-	t.C.Wrote(l.obj)
+	l.w.Release(t.C, l.obj)
 	t.PreemptEnable()
 }
 
@@ -96,8 +95,7 @@ func (l *SpinLock) Unlock(t *sched.Task) {
 	t.C.Point(x86.OpUnlock, l.obj)
 	released(t, l.obj)
 	l.time = t.C.Now()
-	l.w.Unlock()
-	t.C.Wrote(l.obj)
+	l.w.Release(t.C, l.obj)
 	t.PreemptEnable()
 }
 
@@ -114,8 +112,7 @@ func (l *SpinLock) UnlockIRQRestore(t *sched.Task, irqOff bool) {
 	t.C.Point(x86.OpUnlock, l.obj)
 	released(t, l.obj)
 	l.time = t.C.Now()
-	l.w.Unlock()
-	t.C.Wrote(l.obj)
+	l.w.Release(t.C, l.obj)
 	t.C.IRQRestore(irqOff)
 	t.PreemptEnable()
 }

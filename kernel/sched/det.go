@@ -94,6 +94,9 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 		c.op, c.obj = op, obj
 		m.dispatch(c)
 	}
+	if m.opts.TSO && op.Drains() {
+		xc.Drain()
+	}
 	if xc.Now() >= c.sliceEnd && c.cur != c.idle && c.rq.n.Load() > 0 {
 		c.needResched.Store(true)
 		c.cur.preemptCheck()
@@ -183,17 +186,28 @@ func (m *Machine) choose() int {
 			e := &q.heap[i]
 			en = append(en, Actor{CPU: -1, Seq: e.seq, Op: e.ev.Op(), Obj: e.ev.Obj()})
 		}
+		if m.opts.TSO {
+			en = m.drains(en)
+		}
 		d.choice.Enabled = en
 		if len(en) == 0 {
 			return -1
 		}
 		d.choice.Step, d.choice.Last = d.steps, d.last
 		i := m.opts.Strategy.Pick(&d.choice)
-		if a := en[i]; a.CPU >= 0 {
+		a := en[i]
+		if m.opts.TSO {
+			m.show(a.CPU)
+		}
+		switch {
+		case a.CPU >= 0:
 			d.time = m.cpus[a.CPU].Now()
 			return a.CPU
+		case a.Seq >= drainSeq:
+			m.drainOne(int(a.Seq - drainSeq))
+		default:
+			m.fireSeq(a.Seq)
 		}
-		m.fireSeq(en[i].Seq)
 	}
 }
 

@@ -72,6 +72,10 @@ type Options struct {
 	// CheckLocks turns on the lock-order checker (kernel/lock). It is always on
 	// in the Free regime and in race-detector builds.
 	CheckLocks bool
+	// TSO gives each CPU a store buffer, as x86 has it (arch/x86/tso.go): a search over
+	// schedules then also chooses when stores become visible to others, and a barrier
+	// that is missing shows. Free regime only.
+	TSO bool
 	// Mem is the physical memory. Required.
 	Mem *x86.Memory
 	// Cost is the cost model; nil means x86.DefaultCost().
@@ -89,6 +93,9 @@ func (o *Options) Validate() error {
 	}
 	if o.Regime > Free {
 		return fmt.Errorf("sched: unknown regime %d", o.Regime)
+	}
+	if o.TSO && o.Regime != Free {
+		return fmt.Errorf("sched: TSO needs the free regime, not the %v one", o.Regime)
 	}
 	if o.Watchdog < 0 && (o.Watchdog != NoWatchdog || o.Regime == Parallel) {
 		return fmt.Errorf("sched: Watchdog is %v, must not be negative", o.Watchdog)
@@ -134,6 +141,7 @@ type Machine struct {
 	resultLock x86.RawSpin
 
 	det1 detState // deterministic regimes only
+	view int      // whose stores memory shows, where there are store buffers; -1: those of nobody
 	par  parState // parallel regime only
 	rcu  rcuState
 	acct *accounts // nil unless costs are accounted
@@ -219,7 +227,7 @@ func New(o Options) (*Machine, error) {
 		opts: o, det: o.Regime != Parallel, host: o.Host, cost: o.Cost, trace: o.Trace,
 		tasks: make(map[int]*Task),
 	}
-	m.det1.last = -1
+	m.det1.last, m.view = -1, -1
 	if o.Regime == Timed {
 		m.acct = newAccounts()
 	}
@@ -227,6 +235,9 @@ func New(o Options) (*Machine, error) {
 	for i := range m.cpus {
 		c := &cpu{m: m}
 		c.Init(i, m.det, m.acct != nil, o.Mem, o.Cost, o.Trace.CPU(i), m)
+		if o.TSO {
+			c.UseStoreBuffer()
+		}
 		if !m.det {
 			c.park = make(chan struct{}, 1)
 		}

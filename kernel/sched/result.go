@@ -254,6 +254,9 @@ func (m *Machine) Run() *Result {
 		}()
 		m.wait(done)
 	}
+	if m.opts.TSO && !m.det1.stalled {
+		m.drainAll()
+	}
 	m.resultLock.Lock()
 	r := m.result
 	m.resultLock.Unlock()
