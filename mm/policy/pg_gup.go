@@ -2,7 +2,6 @@ package policy
 
 import (
 	"github.com/cowlab/cowlab/arch/x86"
-	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/page"
@@ -73,7 +72,11 @@ func (p PGGUP) FastTake(f *mm.Fast, ref x86.PTERef, _ x86.PTE, pg *page.Page) bo
 		return true
 	}
 	if !pages.TestFlag(f.T, pg, pageGUP) {
-		p.setGUP(f.T, pages, pg)
+		if p.plainFlag {
+			pg.Flags.Store(f.T.C, x86.PageObj(pages.PFN(pg), x86.PageFlags), pg.Flags.Peek()|1<<pageGUP)
+		} else {
+			pages.SetFlag(f.T, pg, pageGUP)
+		}
 	}
 	if !p.noBarrier {
 		f.T.C.Fence()
@@ -83,15 +86,6 @@ func (p PGGUP) FastTake(f *mm.Fast, ref x86.PTERef, _ x86.PTE, pg *page.Page) bo
 		return false
 	}
 	return true
-}
-
-// setGUP is SetPageGUP.
-func (p PGGUP) setGUP(t *sched.Task, pages *page.Map, pg *page.Page) {
-	if p.plainFlag {
-		pg.Flags.Store(t.C, x86.PageObj(pages.PFN(pg), x86.PageFlags), pg.Flags.Peek()|1<<pageGUP)
-		return
-	}
-	pages.SetFlag(t, pg, pageGUP)
 }
 
 // Follow is follow_page's part under FOLL_GET.
