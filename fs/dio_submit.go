@@ -155,7 +155,9 @@ func (d *DIO) dioBioAddPage(t *sched.Task) bool {
 	if d.curPageLen+d.curPageOffset == x86.PageSize {
 		d.pagesInIO-- // done with this page
 	}
-	d.fs.mem.take(t, d.curPage, d.fs.policy.kind)
+	if !d.fs.noBioRef {
+		d.fs.mem.take(t, d.curPage, d.fs.policy.kind)
+	}
 	d.finalBlockInBio = d.curPageBlock + uint64(d.curPageLen>>d.blkbits)
 	return true
 }

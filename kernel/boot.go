@@ -127,7 +127,7 @@ func (m *Machine) boot() error {
 	}
 	m.registerNamers()
 	m.pages = page.NewMap(m.sched, m.mem)
-	m.sys, err = mm.NewSystem(m.sched, m.pages, mm.Options{Policy: o.Policy, ForceHooks: o.ForceHooks, KSM: o.KSM})
+	m.sys, err = mm.NewSystem(m.sched, m.pages, mm.Options{Policy: o.Policy, ForceHooks: o.ForceHooks, KSM: o.KSM, Break: o.Break})
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,8 @@ type Options struct {
 	// ForceHooks sends every decision through the policy's methods, so that
 	// wall-clock comparisons do not measure the dispatch. See mm.Options.
 	ForceHooks bool
+	// Break takes lines out of the kernel, for tests of what should notice: see mm.Break.
+	Break mm.Break
 	// KSM makes it a kernel with KSM, which merges nothing until Thread.KSMRun.
 	KSM bool
 	// Disks are the machine's block devices, which Thread.Open finds as

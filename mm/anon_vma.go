@@ -203,6 +203,12 @@ func anonVMAPrepareSlow(t *sched.Task, v *VMA) error {
 		}
 		allocated = a
 	}
+	if mm.Sys.Broken(BreakLockOrder) {
+		mm.PageTableLock.Lock(t)
+		a.Lock.Lock(t)
+		a.Lock.Unlock(t)
+		mm.PageTableLock.Unlock(t)
+	}
 	a.Lock.Lock(t)
 	mm.PageTableLock.Lock(t) // against other threads that fault in this VMA
 	if v.AnonVMA == nil {
@@ -311,12 +317,16 @@ func (s *System) pageLockAnonVMA(t *sched.Task, p *page.Page) *AnonVMA {
 		lock.RCUReadUnlock(t)
 		return nil
 	}
-	a.Lock.Lock(t)
+	if !s.Broken(BreakAnonLock) {
+		a.Lock.Lock(t)
+	}
 	return a
 }
 
 // pageUnlockAnonVMA undoes pageLockAnonVMA.
 func pageUnlockAnonVMA(t *sched.Task, a *AnonVMA) {
-	a.Lock.Unlock(t)
+	if !SystemOf(t).Broken(BreakAnonLock) {
+		a.Lock.Unlock(t)
+	}
 	lock.RCUReadUnlock(t)
 }

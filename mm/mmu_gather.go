@@ -72,10 +72,21 @@ func (g *mmuGather) flushMMU(t *sched.Task) {
 	}
 	g.needFlush = false
 	s := g.mm.Sys
+	if s.Broken(BreakGatherFlush) {
+		g.release(t)
+		s.FlushTLBMM(t, g.mm)
+		return
+	}
 	s.FlushTLBMM(t, g.mm)
+	g.release(t)
+}
+
+// release gives the pages back that were collected.
+func (g *mmuGather) release(t *sched.Task) {
 	if g.n == 0 {
 		return
 	}
+	s := g.mm.Sys
 	// free_pages_and_swap_cache. A page in a pagevec would not be freed here.
 	s.Pages.LRUAddDrain(t)
 	if s.swapOn() {

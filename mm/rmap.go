@@ -365,7 +365,7 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 		}
 	}
 	pte := s.PtepClearFlushNotify(t, v, addr, ref)
-	if pte.Dirty() {
+	if pte.Dirty() && !s.Broken(BreakUnmapDirty) {
 		s.SetPageDirty(t, p)
 	}
 	var swap x86.PTE
@@ -384,7 +384,9 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 		swap = u.Swap
 	}
 	if p.Anon() {
-		s.swapDuplicate(t, x86.PTE(p.Private).Swap())
+		if !s.Broken(BreakUnmapSwapDup) {
+			s.swapDuplicate(t, x86.PTE(p.Private).Swap())
+		}
 		s.mmlistAdd(t, mm, nil)
 		mm.AnonRSS.RawAdd(^uint64(0))
 		ref.Set(t.C, swap)

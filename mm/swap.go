@@ -45,7 +45,7 @@ func (s *System) doSwapPage(f *Fault) VMFault {
 	pm.MarkPageAccessed(t, p)
 	pm.LockPage(t, p)
 	f.Lock()
-	if !f.Same() || !pm.TestFlag(t, p, page.Uptodate) {
+	if !f.sameUnless(BreakSwapRecheck) || !pm.TestFlag(t, p, page.Uptodate) {
 		if f.Same() {
 			ret = VMFaultSigbus // it could not be read
 		} else {
@@ -75,7 +75,9 @@ func (s *System) doSwapPage(f *Fault) VMFault {
 	pm.Relabel(t, p, page.RefTemp, page.RefMap, 1)
 	f.PTE.Set(t.C, pte)
 	s.PageAddAnonRmap(t, p, v, f.Addr)
-	s.swapFree(t, entry)
+	if !s.Broken(BreakSwapFree) {
+		s.swapFree(t, entry)
+	}
 	if s.vmSwapFull(t) || v.Flags&VMLocked != 0 || p.Has(page.Mlocked) {
 		s.tryToFreeSwap(t, p)
 	}

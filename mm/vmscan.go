@@ -300,6 +300,13 @@ func (s *System) removeMapping(t *sched.Task, p *page.Page) bool {
 
 // freezeClean freezes the two references of a clean page. The lock of its cache is held.
 func (s *System) freezeClean(t *sched.Task, p *page.Page) bool {
+	if s.Broken(BreakFreeze) {
+		if s.Pages.Refs(t, p) != 2 || s.Pages.TestFlag(t, p, page.Dirty) {
+			return false
+		}
+		p.Count.Poke(2)
+		return s.Pages.FreezeRefs(t, p, 2)
+	}
 	if !s.Pages.FreezeRefs(t, p, 2) {
 		return false
 	}
