@@ -170,6 +170,7 @@ func (d *DIO) dioBioSubmit(t *sched.Task) {
 	d.boundary = false
 	b.Private = d
 	off := d.bioLock.LockIRQSave(t)
+	t.WriteOf(d, "dio")
 	d.refcount++
 	d.bioLock.UnlockIRQRestore(t, off)
 	if d.isAsync && d.rw == blk.Read {

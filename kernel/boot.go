@@ -119,7 +119,7 @@ func (m *Machine) boot() error {
 	var err error
 	m.sched, err = sched.New(sched.Options{
 		CPUs: o.CPUs, Regime: o.Regime, Strategy: o.Strategy, Preempt: o.Preempt, SliceNS: o.SliceNS,
-		StepLimit: o.StepLimit, LivelockNS: o.LivelockNS, Watchdog: o.Watchdog, CheckLocks: o.CheckLocks, TSO: o.TSO,
+		StepLimit: o.StepLimit, LivelockNS: o.LivelockNS, Watchdog: o.Watchdog, CheckLocks: o.CheckLocks, TSO: o.TSO, CheckRaces: o.CheckRaces,
 		Mem: m.mem, Cost: o.Cost, Trace: m.trace, Host: o.Hosts.Sched,
 	})
 	if err != nil {

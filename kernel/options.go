@@ -59,6 +59,10 @@ type Options struct {
 	// CheckLocks turns on the lock-order checker. It is always on in the free
 	// regime and in race-detector builds.
 	CheckLocks bool
+	// CheckRaces looks for data races on the kernel's plain fields, as far as they are told
+	// to it (sched.Task.ReadOf, WriteOf). Go's race detector sees none of them in a
+	// deterministic regime. Not in the parallel regime.
+	CheckRaces bool
 	// TSO gives each CPU a store buffer, so that a search over schedules also chooses when
 	// a store becomes visible to others: see sched.Options. Free regime only.
 	TSO bool
@@ -132,6 +136,9 @@ func (o *Options) Validate() error {
 	}
 	if o.Strategy != nil && o.Regime != sched.Free {
 		return fmt.Errorf("kernel: a Strategy only makes sense in the free regime, not in the %v one", o.Regime)
+	}
+	if o.CheckRaces && o.Regime == sched.Parallel {
+		return fmt.Errorf("kernel: CheckRaces needs a deterministic regime")
 	}
 	if o.TSO && o.Regime != sched.Free {
 		return fmt.Errorf("kernel: TSO only makes sense in the free regime, not in the %v one", o.Regime)

@@ -212,7 +212,9 @@ func anonVMAPrepareSlow(t *sched.Task, v *VMA) error {
 	a.Lock.Lock(t)
 	mm.PageTableLock.Lock(t) // against other threads that fault in this VMA
 	if v.AnonVMA == nil {
+		t.WriteOf(v, "vma.anon_vma")
 		v.AnonVMA = a
+		t.WriteOf(a, "anon_vma.list")
 		a.addTail(v)
 		allocated = nil
 	}
@@ -237,6 +239,7 @@ func (a *AnonVMA) addTail(v *VMA) {
 
 // remove takes v off the list. The caller holds a.Lock.
 func (a *AnonVMA) remove(t *sched.Task, v *VMA) {
+	t.WriteOf(a, "anon_vma.list")
 	switch {
 	case v.anonPrev != nil:
 		v.anonPrev.anonNext = v.anonNext
@@ -259,6 +262,7 @@ func (a *AnonVMA) remove(t *sched.Task, v *VMA) {
 func anonVMALinkLocked(t *sched.Task, v *VMA) {
 	if a := v.AnonVMA; a != nil {
 		a.Lock.AssertHeld(t)
+		t.WriteOf(a, "anon_vma.list")
 		a.addTail(v)
 	}
 }
@@ -268,6 +272,7 @@ func anonVMALinkLocked(t *sched.Task, v *VMA) {
 func anonVMALink(t *sched.Task, v *VMA) {
 	if a := v.AnonVMA; a != nil {
 		a.Lock.Lock(t)
+		t.WriteOf(a, "anon_vma.list")
 		a.addTail(v)
 		a.Lock.Unlock(t)
 	}

@@ -30,7 +30,8 @@ const (
 	BreakUnmapSwapDup
 	// BreakUnmapDirty does not pass the pte's dirty bit on to the page in try_to_unmap_one.
 	BreakUnmapDirty
-	// BreakFreeze looks at the references in __remove_mapping and does not freeze them.
+	// BreakFreeze looks at the references in __remove_mapping before it has the cache's
+	// lock, and goes by that.
 	BreakFreeze
 	// BreakKSMCount compares the counts in write_protect_page before the flush.
 	BreakKSMCount

@@ -104,6 +104,7 @@ func (s *System) dupVMA(t *sched.Task, f *Fork, v *VMA) error {
 		n.File.Get(t)
 	}
 	linkFileVMA(t, n)
+	t.WriteOf(m, "mm.vmas")
 	m.treeInsert(n)
 	f.SrcVMA, f.DstVMA = v, n
 	err := s.copyPageRange(f)

@@ -147,6 +147,7 @@ func (s *System) mmlistAdd(t *sched.Task, m, after *MM) {
 	}
 	r := &s.swap.mms
 	r.lock.Lock(t)
+	t.WriteOf(r, "mmlist")
 	r.insert(m, after)
 	r.lock.Unlock(t)
 }
@@ -163,6 +164,7 @@ func (s *System) mmlistDel(t *sched.Task, m *MM) {
 	}
 	r := &s.swap.mms
 	r.lock.Lock(t)
+	t.WriteOf(r, "mmlist")
 	r.remove(m)
 	r.lock.Unlock(t)
 }

@@ -269,9 +269,13 @@ func (s *System) pageout(t *sched.Task, p *page.Page) pageoutResult {
 //   - p is locked, not being written, no pte maps it
 func (s *System) removeMapping(t *sched.Task, p *page.Page) bool {
 	pm := s.Pages
+	looked := s.Broken(BreakFreeze) && pm.Refs(t, p) == 2 && !pm.TestFlag(t, p, page.Dirty)
 	if p.Has(page.SwapCache) {
 		c := &s.swap.cache
 		off := c.lock.LockIRQSave(t)
+		if looked {
+			p.Count.Poke(2)
+		}
 		if !s.freezeClean(t, p) {
 			c.lock.UnlockIRQRestore(t, off)
 			return false
@@ -300,13 +304,6 @@ func (s *System) removeMapping(t *sched.Task, p *page.Page) bool {
 
 // freezeClean freezes the two references of a clean page. The lock of its cache is held.
 func (s *System) freezeClean(t *sched.Task, p *page.Page) bool {
-	if s.Broken(BreakFreeze) {
-		if s.Pages.Refs(t, p) != 2 || s.Pages.TestFlag(t, p, page.Dirty) {
-			return false
-		}
-		p.Count.Poke(2)
-		return s.Pages.FreezeRefs(t, p, 2)
-	}
 	if !s.Pages.FreezeRefs(t, p, 2) {
 		return false
 	}

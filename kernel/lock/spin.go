@@ -80,6 +80,7 @@ func (l *SpinLock) LockNestLock(t *sched.Task, outer *RWSem) {
 	if !l.w.TryLock() {
 		l.spin(t)
 	}
+	t.Acquired(l.obj)
 }
 
 // UnlockNestLock releases a lock that LockNestLock took.

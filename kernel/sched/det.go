@@ -104,6 +104,9 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 	if m.rcu.n.Load() != 0 {
 		m.rcuUser(c)
 	}
+	if m.happens != nil {
+		m.happens.step(c.cur, op, obj)
+	}
 	if m.observer != nil {
 		m.observer.Step(d.steps, c.cur, op, obj)
 	}
@@ -148,6 +151,7 @@ func (m *Machine) SpinWait(xc *x86.CPU, obj x86.ObjID, spins int) {
 	if xc.Pending() != 0 && !xc.IRQsDisabled() {
 		m.Interrupts(xc)
 	}
+	c.cur.Acquired(obj)
 }
 
 // dispatch lets others act until c is chosen. It runs on c's current coroutine.

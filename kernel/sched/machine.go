@@ -76,6 +76,9 @@ type Options struct {
 	// schedules then also chooses when stores become visible to others, and a barrier
 	// that is missing shows. Free regime only.
 	TSO bool
+	// CheckRaces looks for data races on the kernel's plain fields: see Task.ReadOf.
+	// Deterministic regimes only.
+	CheckRaces bool
 	// Mem is the physical memory. Required.
 	Mem *x86.Memory
 	// Cost is the cost model; nil means x86.DefaultCost().
@@ -93,6 +96,9 @@ func (o *Options) Validate() error {
 	}
 	if o.Regime > Free {
 		return fmt.Errorf("sched: unknown regime %d", o.Regime)
+	}
+	if o.CheckRaces && o.Regime == Parallel {
+		return fmt.Errorf("sched: CheckRaces needs a deterministic regime")
 	}
 	if o.TSO && o.Regime != Free {
 		return fmt.Errorf("sched: TSO needs the free regime, not the %v one", o.Regime)
@@ -145,6 +151,9 @@ type Machine struct {
 	par  parState // parallel regime only
 	rcu  rcuState
 	acct *accounts // nil unless costs are accounted
+	// happens is the checker of data races, nil unless asked for.
+	happens *happens
+	slots   int // tasks so far, idle ones included; protected by tasksLock
 
 	observer Observer // immutable while running
 	namers   [256]func(id uint64) string
@@ -230,6 +239,9 @@ func New(o Options) (*Machine, error) {
 	m.det1.last, m.view = -1, -1
 	if o.Regime == Timed {
 		m.acct = newAccounts()
+	}
+	if o.CheckRaces {
+		m.happens = newHappens()
 	}
 	m.cpus = make([]*cpu, o.CPUs)
 	for i := range m.cpus {

@@ -16,6 +16,9 @@ type rcuState struct {
 	n       atomic.Int32  // len(waiting); written with lock, read without
 }
 
+// rcuObj stands for grace periods in the checker of races: no word has this number.
+const rcuObj = x86.ObjID(x86.ClassWord)<<56 | 1<<56 - 1
+
 type rcuCallback struct {
 	need uint64 // CPUs that have yet to pass a quiescent state
 	fn   func(*Task)
@@ -53,6 +56,9 @@ func (m *Machine) rcuQuiescent(c *cpu) {
 	if m.rcu.n.Load() == 0 {
 		return
 	}
+	if h := m.happens; h != nil {
+		h.release(c.cur, rcuObj)
+	}
 	bit := uint64(1) << c.ID
 	var ready []rcuCallback
 	m.rcu.lock.Lock()
@@ -69,6 +75,7 @@ func (m *Machine) rcuQuiescent(c *cpu) {
 	m.rcu.lock.Unlock()
 	for _, cb := range ready {
 		c.Trace.Inc(trace.EmuRCUGrace)
+		c.cur.Acquired(rcuObj)
 		cb.fn(c.cur)
 	}
 }

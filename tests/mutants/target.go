@@ -59,7 +59,7 @@ const checkEvery = 48
 // search.
 func (m *Mutant) Target(whole bool, hosts *kernel.Hosts) explore.Target {
 	o := m.Options
-	o.Regime, o.Hosts, o.NoStack = sched.Free, hosts, true
+	o.Regime, o.Hosts, o.NoStack, o.CheckRaces = sched.Free, hosts, true, true
 	o.Policy, o.Break = m.Policy, m.Break
 	if whole {
 		o.Policy, o.Break = m.Whole, 0
