@@ -224,14 +224,13 @@ func (a *access) describe(m *Machine, verb string) string {
 		n++
 	}
 	frames := runtime.CallersFrames(a.pcs[:n])
-	for i := 0; ; i++ {
-		f, more := frames.Next()
-		if i > 0 {
-			b.WriteString(" < ")
-		}
-		b.WriteString(f.Function[strings.LastIndexByte(f.Function, '.')+1:])
-		if !more {
-			break
+	sep := ""
+	for more := true; more; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		if name := f.Function[strings.LastIndexByte(f.Function, '.')+1:]; name != "ReadOf" && name != "WriteOf" {
+			b.WriteString(sep + name)
+			sep = " < "
 		}
 	}
 	b.WriteString(", holding ")

@@ -106,10 +106,8 @@ func forkMutants() []*Mutant {
 				a := t.MustMmap(2 * pageSize)
 				t.Store64(a, 1)
 				drain(t, r)
-				pid, err := t.Fork(func(c *kernel.Thread) { // shares the page and lets go of it
-					r.Begin()
-					c.Exit(0)
-				})
+				r.Begin()
+				pid, err := t.Fork(func(c *kernel.Thread) { c.Exit(0) }) // shares the page and lets go of it
 				r.must(err)
 				z := t.Go("zapper", func(z *kernel.Thread) { r.must(z.Madvise(a, pageSize, mm.MadvDontNeed)) })
 				t.Store64(a+8, 2)
@@ -163,6 +161,10 @@ func forkMutants() []*Mutant {
 				const path = fs.HugetlbfsDir + "/f"
 				fd, err := t.Open(path, fs.ORdwr|fs.OCreat)
 				r.must(err)
+				s, err := t.Mmap(0, mm.HugePage2M, mm.ProtRead|mm.ProtWrite, mm.MapShared, fd, 0)
+				r.must(err)
+				t.Store64(s, 1) // now the file has the page
+				r.must(t.Munmap(s, mm.HugePage2M))
 				a, err := t.Mmap(0, mm.HugePage2M, mm.ProtRead|mm.ProtWrite, mm.MapPrivate, fd, 0)
 				r.must(err)
 				t.Load64(a)
