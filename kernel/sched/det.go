@@ -17,6 +17,7 @@ type detState struct {
 	horizon uint64        // timed: the running CPU may go on until its clock reaches this
 	choice  Choice        // scratch for the strategy
 	stalled bool          // somebody blocked in Go
+	live    livelock      // of points without progress
 	beat    atomic.Uint64 // changes while steps are made, for the watchdog
 }
 
@@ -77,6 +78,7 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 			d.next = -1
 			c.cur.yield()
 		}
+		m.checkLivelock(c)
 	}
 	if d.steps-d.since > m.opts.StepLimit {
 		m.failFrom(c, &Result{Reason: Livelock, Detail: m.livelockReport()})
@@ -198,7 +200,10 @@ func (m *Machine) choose() int {
 			return -1
 		}
 		d.choice.Step, d.choice.Last = d.steps, d.last
-		i := m.opts.Strategy.Pick(&d.choice)
+		i := 0
+		if !m.probing {
+			i = m.opts.Strategy.Pick(&d.choice)
+		}
 		a := en[i]
 		if m.opts.TSO {
 			m.show(a.CPU)

@@ -156,6 +156,7 @@ type Machine struct {
 	slots   int // tasks so far, idle ones included; protected by tasksLock
 
 	observer Observer // immutable while running
+	probing  bool     // the machine asks who has missed a wake-up; see probe
 	namers   [256]func(id uint64) string
 }
 
@@ -331,6 +332,7 @@ func (t *Task) Progress() {
 		c.Poke(c.Peek() + 1)
 		return
 	}
+	t.M.det1.live.achieved(t.M.det1.steps)
 	if t.M.opts.Regime == Timed {
 		t.M.det1.since = t.M.det1.steps
 	}

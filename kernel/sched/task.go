@@ -66,6 +66,9 @@ type Task struct {
 	// interrupted: they are not part of the handler's lock order. Owner.
 	HeldAtIRQ int
 
+	event  bool // sleeps until a condition holds, and may be woken to look again. Owner.
+	missed bool // the condition held when nothing could happen any more; see probe
+
 	slot  int   // number among all tasks, for clocks. Immutable.
 	clock clock // what happened before the task's present; nil without the checker of races. Owner.
 
