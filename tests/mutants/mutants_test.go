@@ -2,6 +2,8 @@ package mutants
 
 import (
 	"context"
+	"flag"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -33,4 +35,35 @@ func TestMutantsAreFound(t *testing.T) {
 			}
 		})
 	}
+}
+
+var (
+	table = flag.Bool("table", false, "measure the portfolio against plain random and print the table")
+	seeds = flag.Int("seeds", 5, "searches for each entry of the table")
+	limit = flag.Uint64("limit", 50_000, "schedules after which a search gives up")
+)
+
+// TestTable prints the table of the package comment's command; without -table it only
+// checks that one row comes out as measured.
+func TestTable(t *testing.T) {
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	all, n, most := All(), *seeds, *limit
+	if !*table {
+		all, n, most = []*Mutant{Lookup("munmap frees before it flushes")}, 2, 3000
+	}
+	var rows []Row
+	for _, m := range all {
+		r := Row{Mutant: m}
+		var err error
+		r.Portfolio, err = m.Take(context.Background(), hosts, explore.Portfolio, n, most)
+		require.NoError(t, err)
+		r.Random, err = m.Take(context.Background(), hosts, explore.RandomOnly, n, most)
+		require.NoError(t, err)
+		assert.Equal(t, n, r.Portfolio.Found, "%s: the portfolio must find it", m.Name)
+		rows = append(rows, r)
+	}
+	text := Table(rows)
+	assert.Equal(t, len(rows)+2, strings.Count(text, "\n"))
+	t.Logf("\n%s", text)
 }
