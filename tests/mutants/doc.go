@@ -15,5 +15,6 @@
 //
 //	go test ./tests/mutants -run Table -v -args -table
 //
-// which searches with both as far as it takes (at most so many schedules) for several seeds.
+// which searches with both, at most so many schedules for each of several seeds;
+// docs/mutants.md has it as measured.
 package mutants
