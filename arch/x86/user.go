@@ -57,16 +57,10 @@ func (c *CPU) Store(va uint64, size int, v uint64) FaultCode {
 	off := va + e.off
 	now := c.now + c.opCost[OpStore]
 	c.now = now
-	p := unsafe.Add(c.TLB.base, off)
-	if now >= c.limit.Load() {
-		if !c.stillMapped(OpStore, va, off) {
-			return c.storeSlow(va, size, v)
-		}
-		if c.sb != nil {
-			c.buffer(p, size, v, OpStore, FrameObj(PFN(off>>PageShift), off))
-			return NoFault
-		}
+	if now >= c.limit.Load() && !c.mayStore(va, off) {
+		return c.storeSlow(va, size, v)
 	}
+	p := unsafe.Add(c.TLB.base, off)
 	if size == 8 {
 		store8(p, v)
 	} else {
@@ -116,6 +110,12 @@ func (c *CPU) stillMapped(op Op, va, off uint64) bool {
 		c.countStale(va, off, write)
 	}
 	return true
+}
+
+// mayStore is stillMapped for Store, which leaves what goes into a store buffer to
+// storeSlow.
+func (c *CPU) mayStore(va, off uint64) bool {
+	return c.sb == nil && c.stillMapped(OpStore, va, off)
 }
 
 // pass is the point of an access to n bytes within one page; it reports whether
