@@ -1,7 +1,5 @@
 package mm
 
-import "github.com/cowlab/cowlab/mm/page"
-
 // Break is a set of lines that are taken out of the memory manager. It is for tests of
 // the checkers and of the search: a mistake that nobody finds was not looked for. Each is
 // a mistake that somebody has made in a kernel, or that a comment in one warns of.
@@ -57,13 +55,3 @@ func (s *System) Broken(b Break) bool { return s.breaks&b != 0 }
 
 // sameUnless is f.Same, unless the line is taken out.
 func (f *Fault) sameUnless(b Break) bool { return f.Same() || f.MM.Sys.breaks&b != 0 }
-
-// holdUnless takes a reference for the time of a copy, unless the line is taken out, and
-// returns what is to be put afterwards.
-func (f *Fault) holdUnless(b Break, p *page.Page) *page.Page {
-	if p == nil || f.MM.Sys.breaks&b != 0 {
-		return nil
-	}
-	f.MM.Sys.Pages.Get(f.T, p)
-	return p
-}

@@ -72,21 +72,12 @@ func (g *mmuGather) flushMMU(t *sched.Task) {
 	}
 	g.needFlush = false
 	s := g.mm.Sys
-	if s.Broken(BreakGatherFlush) {
-		g.release(t)
+	if !s.Broken(BreakGatherFlush) {
 		s.FlushTLBMM(t, g.mm)
-		return
 	}
-	s.FlushTLBMM(t, g.mm)
-	g.release(t)
-}
-
-// release gives the pages back that were collected.
-func (g *mmuGather) release(t *sched.Task) {
 	if g.n == 0 {
 		return
 	}
-	s := g.mm.Sys
 	// free_pages_and_swap_cache. A page in a pagevec would not be freed here.
 	s.Pages.LRUAddDrain(t)
 	if s.swapOn() {
@@ -99,6 +90,9 @@ func (g *mmuGather) release(t *sched.Task) {
 		s.Pages.ReleasePages(t, g.pages[i:min(i+batch, g.n)], page.RefMap, false /* cold */)
 	}
 	g.n = 0
+	if s.Broken(BreakGatherFlush) {
+		s.FlushTLBMM(t, g.mm)
+	}
 }
 
 // finish ends the unmapping (tlb_finish_mmu): when it returns everything is

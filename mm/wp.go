@@ -161,7 +161,13 @@ func (s *System) wpShared(f *Fault) VMFault {
 // alone and write to the page, which our other CPUs still read.
 func (s *System) wpCopy(f *Fault) VMFault {
 	t, v, old := f.T, f.VMA, f.Page
-	held := f.holdUnless(BreakWPHold, old)
+	held := old
+	if s.Broken(BreakWPHold) {
+		held = nil
+	}
+	if held != nil {
+		s.Pages.Get(t, held)
+	}
 	f.Unlock()
 	var p *page.Page
 	if AnonVMAPrepare(t, v) == nil {
