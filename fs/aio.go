@@ -177,12 +177,14 @@ func (s *System) forget(t *sched.Task, c *Kioctx) bool {
 // who waits for its events.
 func (s *System) destroy(t *sched.Task, c *Kioctx) {
 	c.lock.LockIRQ(t)
+	t.WriteOf(c, "ioctx")
 	c.dead = true
 	for c.reqsActive > 0 {
 		c.wait.Prepare(t, sched.TaskUninterruptible)
 		c.lock.UnlockIRQ(t)
 		t.Schedule()
 		c.lock.LockIRQ(t)
+		t.WriteOf(c, "ioctx")
 	}
 	c.lock.UnlockIRQ(t)
 	c.wait.Finish(t)
@@ -254,6 +256,7 @@ func (s *System) IoGetevents(t *sched.Task, id ContextID, minNr int, events []IO
 // read takes the oldest event off the ring (aio_read_evt).
 func (c *Kioctx) read(t *sched.Task, e *IOEvent) bool {
 	c.lock.LockIRQ(t)
+	t.WriteOf(c, "ioctx")
 	ok := c.head != c.tail
 	if ok {
 		*e = c.ring[c.head]
@@ -265,6 +268,7 @@ func (c *Kioctx) read(t *sched.Task, e *IOEvent) bool {
 
 func (c *Kioctx) isDead(t *sched.Task) bool {
 	c.lock.LockIRQ(t)
+	t.WriteOf(c, "ioctx")
 	dead := c.dead
 	c.lock.UnlockIRQ(t)
 	return dead

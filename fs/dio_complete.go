@@ -16,6 +16,7 @@ const reapEvery = 64
 func dioBioEndIO(t *sched.Task, b *blk.Bio, _ error) {
 	d := b.Private.(*DIO)
 	off := d.bioLock.LockIRQSave(t)
+	t.WriteOf(d, "dio")
 	b.Next = d.bioList
 	d.bioList = b
 	d.refcount--
@@ -31,6 +32,7 @@ func dioBioEndAIO(t *sched.Task, b *blk.Bio, _ error) {
 	d := b.Private.(*DIO)
 	_ = d.dioBioComplete(t, b)
 	off := d.bioLock.LockIRQSave(t)
+	t.WriteOf(d, "dio")
 	d.refcount--
 	left := d.refcount
 	if left == 1 && d.waiter != nil {
@@ -82,6 +84,7 @@ func (d *DIO) dioBioReap(t *sched.Task) error {
 	var err error
 	for {
 		off := d.bioLock.LockIRQSave(t)
+		t.WriteOf(d, "dio")
 		b := d.bioList
 		if b != nil {
 			d.bioList, b.Next = b.Next, nil
@@ -102,6 +105,7 @@ func (d *DIO) dioBioReap(t *sched.Task) error {
 // returns nil in the latter case (dio_await_one).
 func (d *DIO) dioAwaitOne(t *sched.Task) *blk.Bio {
 	off := d.bioLock.LockIRQSave(t)
+	t.WriteOf(d, "dio")
 	for d.refcount > 1 && d.bioList == nil {
 		t.SetState(sched.TaskUninterruptible)
 		d.waiter = t
@@ -109,6 +113,7 @@ func (d *DIO) dioAwaitOne(t *sched.Task) *blk.Bio {
 		t.WaitingOn(d.bioLock.Obj())
 		t.Schedule()
 		off = d.bioLock.LockIRQSave(t)
+		t.WriteOf(d, "dio")
 		d.waiter = nil
 	}
 	b := d.bioList

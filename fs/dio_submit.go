@@ -155,7 +155,9 @@ func (d *DIO) dioBioAddPage(t *sched.Task) bool {
 	if d.curPageLen+d.curPageOffset == x86.PageSize {
 		d.pagesInIO-- // done with this page
 	}
-	d.fs.mem.take(t, d.curPage, d.fs.policy.kind)
+	if !d.fs.noBioRef {
+		d.fs.mem.take(t, d.curPage, d.fs.policy.kind)
+	}
 	d.finalBlockInBio = d.curPageBlock + uint64(d.curPageLen>>d.blkbits)
 	return true
 }
@@ -168,6 +170,7 @@ func (d *DIO) dioBioSubmit(t *sched.Task) {
 	d.boundary = false
 	b.Private = d
 	off := d.bioLock.LockIRQSave(t)
+	t.WriteOf(d, "dio")
 	d.refcount++
 	d.bioLock.UnlockIRQRestore(t, off)
 	if d.isAsync && d.rw == blk.Read {

@@ -91,6 +91,7 @@ func (p *Pipe) pause(t *sched.Task) {
 	t.Schedule()
 	p.wait.Finish(t)
 	p.inode.IMutex.Lock(t)
+	t.WriteOf(p, "pipe")
 }
 
 // release lets go of a buffer's page: anon_pipe_buf_release keeps one page that nobody
@@ -172,6 +173,7 @@ func (f pipeFile) AIORead(t *sched.Task, iocb *Kiocb, iov []IOVec, _ int64) (int
 	}
 	p := f.p
 	p.inode.IMutex.Lock(t)
+	t.WriteOf(p, "pipe")
 	n, wake, err := p.drain(t, total, iocb.File.Flags&ONonblock != 0, false /* splice */, &iovCursor{iov: iov})
 	p.inode.IMutex.Unlock(t)
 	if wake {
@@ -247,6 +249,7 @@ func (f pipeFile) AIOWrite(t *sched.Task, iocb *Kiocb, iov []IOVec, _ int64) (in
 	}
 	p := f.p
 	p.inode.IMutex.Lock(t)
+	t.WriteOf(p, "pipe")
 	n, wake, err := p.fill(t, total, iocb.File.Flags&ONonblock != 0, &iovCursor{iov: iov})
 	p.inode.IMutex.Unlock(t)
 	if wake {
@@ -328,6 +331,7 @@ func (p *Pipe) fill(t *sched.Task, total uint64, nonblock bool, from *iovCursor)
 // the buffers go, read or not.
 func (p *Pipe) closeEnd(t *sched.Task, f *File) {
 	p.inode.IMutex.Lock(t)
+	t.WriteOf(p, "pipe")
 	if f.Flags.CanRead() {
 		p.readers--
 	}

@@ -24,6 +24,8 @@ type System struct {
 	cpus   []cpuState        // by CPU number; each is its CPU's
 	inodes map[string]*Inode // by path; boot time only
 
+	noBioRef bool // mm.BreakDIORef; immutable
+
 	dirty bioDirty
 	aio   aioState
 	pipes pipeList
@@ -52,6 +54,7 @@ type cpuState struct {
 func New(s *mm.System, b *blk.System) *System {
 	f := newSystem(s.M, s.Pages, b, mmMemory{s}, s.Policy())
 	f.huge.init(s.M, s)
+	f.noBioRef = s.Broken(mm.BreakDIORef)
 	return f
 }
 

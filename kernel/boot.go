@@ -119,7 +119,7 @@ func (m *Machine) boot() error {
 	var err error
 	m.sched, err = sched.New(sched.Options{
 		CPUs: o.CPUs, Regime: o.Regime, Strategy: o.Strategy, Preempt: o.Preempt, SliceNS: o.SliceNS,
-		StepLimit: o.StepLimit, LivelockNS: o.LivelockNS, Watchdog: o.Watchdog, CheckLocks: o.CheckLocks,
+		StepLimit: o.StepLimit, LivelockNS: o.LivelockNS, Watchdog: o.Watchdog, CheckLocks: o.CheckLocks, TSO: o.TSO, CheckRaces: o.CheckRaces,
 		Mem: m.mem, Cost: o.Cost, Trace: m.trace, Host: o.Hosts.Sched,
 	})
 	if err != nil {
@@ -127,7 +127,7 @@ func (m *Machine) boot() error {
 	}
 	m.registerNamers()
 	m.pages = page.NewMap(m.sched, m.mem)
-	m.sys, err = mm.NewSystem(m.sched, m.pages, mm.Options{Policy: o.Policy, ForceHooks: o.ForceHooks, KSM: o.KSM})
+	m.sys, err = mm.NewSystem(m.sched, m.pages, mm.Options{Policy: o.Policy, ForceHooks: o.ForceHooks, KSM: o.KSM, Break: o.Break})
 	if err != nil {
 		return err
 	}

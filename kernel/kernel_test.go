@@ -21,6 +21,7 @@ var firstSeed = flag.Uint64("seed", 0, "first seed of the free regime")
 func boot(t testing.TB, o Options) *Machine {
 	t.Helper()
 	o.Hosts = testHosts
+	o.CheckRaces = o.Regime != sched.Parallel
 	if o.Memory == 0 {
 		o.Memory = 8 << 20
 	}

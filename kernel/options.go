@@ -40,6 +40,8 @@ type Options struct {
 	// ForceHooks sends every decision through the policy's methods, so that
 	// wall-clock comparisons do not measure the dispatch. See mm.Options.
 	ForceHooks bool
+	// Break takes lines out of the kernel, for tests of what should notice: see mm.Break.
+	Break mm.Break
 	// KSM makes it a kernel with KSM, which merges nothing until Thread.KSMRun.
 	KSM bool
 	// Disks are the machine's block devices, which Thread.Open finds as
@@ -57,6 +59,13 @@ type Options struct {
 	// CheckLocks turns on the lock-order checker. It is always on in the free
 	// regime and in race-detector builds.
 	CheckLocks bool
+	// CheckRaces looks for data races on the kernel's plain fields, as far as they are told
+	// to it (sched.Task.ReadOf, WriteOf). Go's race detector sees none of them in a
+	// deterministic regime. Not in the parallel regime.
+	CheckRaces bool
+	// TSO gives each CPU a store buffer, so that a search over schedules also chooses when
+	// a store becomes visible to others: see sched.Options. Free regime only.
+	TSO bool
 	// StepLimit ends a deterministic run as a livelock; see sched.Options.
 	StepLimit uint64
 	// LivelockNS ends a parallel run in which so much virtual time passed
@@ -131,6 +140,12 @@ func (o *Options) Validate() error {
 	}
 	if o.Strategy != nil && o.Regime != sched.Free {
 		return fmt.Errorf("kernel: a Strategy only makes sense in the free regime, not in the %v one", o.Regime)
+	}
+	if o.CheckRaces && o.Regime == sched.Parallel {
+		return fmt.Errorf("kernel: CheckRaces needs a deterministic regime")
+	}
+	if o.TSO && o.Regime != sched.Free {
+		return fmt.Errorf("kernel: TSO only makes sense in the free regime, not in the %v one", o.Regime)
 	}
 	if o.Ring < 0 || o.Ring > 1<<24 {
 		return fmt.Errorf("kernel: Ring is %d, must be 0 to %d", o.Ring, 1<<24)

@@ -221,6 +221,7 @@ func (as *AddressSpace) racyNrPages() int { return as.tree.n }
 func (as *AddressSpace) FindGetPage(t *sched.Task, index uint64) *page.Page {
 	var p *page.Page
 	off := as.TreeLock.LockIRQSave(t)
+	t.WriteOf(as, "page_tree")
 	if pfn := as.tree.get(index); pfn != 0 {
 		p = as.Sys.Pages.Page(pfn)
 		as.Sys.Pages.Get(t, p)
@@ -253,6 +254,7 @@ func (as *AddressSpace) FindGetPages(t *sched.Task, index uint64, buf []*page.Pa
 	var pfns [page.PagevecSize]x86.PFN
 	n := min(len(buf), len(pfns))
 	off := as.TreeLock.LockIRQSave(t)
+	t.WriteOf(as, "page_tree")
 	n, _ = as.tree.gang(index, pfns[:n])
 	for i, pfn := range pfns[:n] {
 		buf[i] = as.Sys.Pages.Page(pfn)
@@ -273,6 +275,7 @@ func (as *AddressSpace) AddToPageCache(t *sched.Task, p *page.Page, index uint64
 	pm.GetAs(t, p, page.RefCache)
 	p.Mapping, p.Index = as.handle(), index
 	off := as.TreeLock.LockIRQSave(t)
+	t.WriteOf(as, "page_tree")
 	ok := as.tree.insert(index, pm.PFN(p))
 	if ok {
 		t.C.Trace.Inc(trace.NrFilePages)
@@ -311,6 +314,7 @@ func (as *AddressSpace) RemoveFromPageCache(t *sched.Task, p *page.Page) {
 		t.Oops("pfn %#x removed from address_space %d, but its mapping is %#x", pm.PFN(p), as.slot, p.Mapping)
 	}
 	off := as.TreeLock.LockIRQSave(t)
+	t.WriteOf(as, "page_tree")
 	if as.tree.remove(p.Index) != pm.PFN(p) {
 		t.Oops("address_space %d does not have pfn %#x at index %d", as.slot, pm.PFN(p), p.Index)
 	}
@@ -356,6 +360,7 @@ func linkFileVMA(t *sched.Task, v *VMA) {
 		return
 	}
 	as.IMmapLock.Lock(t)
+	t.WriteOf(as, "i_mmap")
 	as.linkLocked(v)
 	as.IMmapLock.Unlock(t)
 }
@@ -384,6 +389,7 @@ func unlinkFileVMA(t *sched.Task, v *VMA) {
 
 // unlinkLocked is unlinkFileVMA for a caller that holds IMmapLock.
 func (as *AddressSpace) unlinkLocked(t *sched.Task, v *VMA) {
+	t.WriteOf(as, "i_mmap")
 	switch {
 	case v.mapPrev != nil:
 		v.mapPrev.mapNext = v.mapNext

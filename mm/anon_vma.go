@@ -206,10 +206,18 @@ func anonVMAPrepareSlow(t *sched.Task, v *VMA) error {
 		}
 		allocated = a
 	}
+	if mm.Sys.Broken(BreakLockOrder) {
+		mm.PageTableLock.Lock(t)
+		a.Lock.Lock(t)
+		a.Lock.Unlock(t)
+		mm.PageTableLock.Unlock(t)
+	}
 	a.Lock.Lock(t)
 	mm.PageTableLock.Lock(t) // against other threads that fault in this VMA
 	if v.AnonVMA == nil {
+		t.WriteOf(v, "vma.anon_vma")
 		v.AnonVMA = a
+		t.WriteOf(a, "anon_vma.list")
 		a.addTail(v)
 		allocated = nil
 	}
@@ -234,6 +242,7 @@ func (a *AnonVMA) addTail(v *VMA) {
 
 // remove takes v off the list. The caller holds a.Lock.
 func (a *AnonVMA) remove(t *sched.Task, v *VMA) {
+	t.WriteOf(a, "anon_vma.list")
 	switch {
 	case v.anonPrev != nil:
 		v.anonPrev.anonNext = v.anonNext
@@ -256,6 +265,7 @@ func (a *AnonVMA) remove(t *sched.Task, v *VMA) {
 func anonVMALinkLocked(t *sched.Task, v *VMA) {
 	if a := v.AnonVMA; a != nil {
 		a.Lock.AssertHeld(t)
+		t.WriteOf(a, "anon_vma.list")
 		a.addTail(v)
 	}
 }
@@ -265,6 +275,7 @@ func anonVMALinkLocked(t *sched.Task, v *VMA) {
 func anonVMALink(t *sched.Task, v *VMA) {
 	if a := v.AnonVMA; a != nil {
 		a.Lock.Lock(t)
+		t.WriteOf(a, "anon_vma.list")
 		a.addTail(v)
 		a.Lock.Unlock(t)
 	}
@@ -314,12 +325,16 @@ func (s *System) pageLockAnonVMA(t *sched.Task, p *page.Page) *AnonVMA {
 		lock.RCUReadUnlock(t)
 		return nil
 	}
-	a.Lock.Lock(t)
+	if !s.Broken(BreakAnonLock) {
+		a.Lock.Lock(t)
+	}
 	return a
 }
 
 // pageUnlockAnonVMA undoes pageLockAnonVMA.
 func pageUnlockAnonVMA(t *sched.Task, a *AnonVMA) {
-	a.Lock.Unlock(t)
+	if !SystemOf(t).Broken(BreakAnonLock) {
+		a.Lock.Unlock(t)
+	}
 	lock.RCUReadUnlock(t)
 }

@@ -21,6 +21,7 @@ import (
 //	rss = ptes                                       ptls of the address space (1)
 //	NrPTEs = last-level tables                       page_table_lock
 //	no TLB entry allows more than its pte            a flush on its way: see tlbExcused
+//	no TLB entry names a free page                   one CPU only, where munmap frees first
 //	what holds of huge pages                         see check_huge.go
 //	gauges = distinct pages mapped                   all of the above; at rest only
 //	a pte of a KSM page: read-only, mergeable VMA     as above; see check_ksm.go
@@ -386,6 +387,11 @@ func (s *System) checkTLB(k *checkState, cpu int, rest bool) {
 			continue
 		}
 		if s.hugeCOWStale(m, t, leaf) {
+			continue
+		}
+		if t.Size == x86.PageSize && s.M.CPUs() > 1 && m.Users.Peek() > 0 && s.Pages.Page(t.PFN).Count.Peek() == 0 {
+			// Whoever owes the flush must not have given the page back before.
+			k.bad("cpu %d translates %#x of address space %d to pfn %#x, which is free", cpu, t.VA, m.ID, t.PFN)
 			continue
 		}
 		if rest || !s.tlbExcused(m, cpu, t.VA) {

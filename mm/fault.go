@@ -65,6 +65,9 @@ func doPageFault(t *sched.Task, m *MM, addr uint64, ec x86.FaultCode) (SigInfo, 
 	}
 	m.MmapSem.DownRead(t)
 	v := m.findVMA(t, addr)
+	if v != nil {
+		t.ReadOf(v, "vma.flags")
+	}
 	if v == nil || v.Start > addr && (v.Flags&VMGrowsDown == 0 || expandStack(t, v, addr) != nil) {
 		m.MmapSem.UpRead(t)
 		return SigInfo{unix.SIGSEGV, SegvMapErr, addr}, VMFaultSigbus

@@ -70,7 +70,9 @@ func (s *System) dupMmap(t *sched.Task, m, old *MM) error {
 	}
 	*f = Fork{}
 	m.MmapSem.UpWrite(t)
-	s.FlushTLBMM(t, old)
+	if !s.Broken(BreakForkFlush) {
+		s.FlushTLBMM(t, old)
+	}
 	old.flushEnd()
 	old.MmapSem.UpWrite(t)
 	if s.hooks&HookForkLock != 0 {
@@ -108,6 +110,7 @@ func (s *System) dupVMA(t *sched.Task, f *Fork, v *VMA) error {
 		n.File.Get(t)
 	}
 	linkFileVMA(t, n)
+	t.WriteOf(m, "mm.vmas")
 	m.treeInsert(n)
 	f.SrcVMA, f.DstVMA = v, n
 	err := s.copyPageRange(f)
@@ -388,7 +391,7 @@ func (s *System) copySwapPTE(f *Fork, pte x86.PTE) {
 	if !pte.IsSwap() {
 		f.T.Oops("copy_one_pte: entry %v", pte)
 	}
-	if !s.swapDuplicate(f.T, pte.Swap()) {
+	if !s.Broken(BreakForkSwapDup) && !s.swapDuplicate(f.T, pte.Swap()) {
 		f.T.Oops("swap_dup: entry %v is not in use", pte)
 	}
 	s.mmlistAdd(f.T, f.Dst, f.Src)

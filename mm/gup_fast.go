@@ -49,7 +49,7 @@ func GetUserPagesFast(t *sched.Task, start uint64, n int, write bool, kind PinKi
 			wr = 1
 		}
 		t.C.Trace.Event(trace.EvGUPFastBegin, t.C.Now(), start, uint64(n), wr)
-		if s.hooks&(HookFast|HookFastTake|HookFastHuge|HookPut) == 0 {
+		if s.hooks&(HookFast|HookFastTake|HookFastHuge|HookPut|hookBroken) == 0 {
 			w := fastWalk{s: s, t: t, c: t.C, mm: mm, mask: maskStock}
 			if write {
 				w.mask |= x86.PteRW
@@ -103,7 +103,9 @@ func gupFastSlow(t *sched.Task, mm *MM, start uint64, got, n int, write bool, ki
 // first hook to the last.
 func (s *System) gupFastHooked(t *sched.Task, mm *MM, start uint64, n int, write bool, kind PinKind, pages []*page.Page) int {
 	c := t.C
-	c.IRQDisable()
+	if !s.Broken(BreakGUPFastIRQ) {
+		c.IRQDisable()
+	}
 	f := &stateOf(t).fast
 	*f = Fast{T: t, MM: mm, Start: start, Addr: start, Write: write, Kind: kind, Mask: maskStock}
 	if write {

@@ -189,6 +189,7 @@ func (s *System) freeHugePage(t *sched.Task, head *page.Page) {
 	s.Pages.Recycle(t, head)
 	h := s.pageHstate(head)
 	off := s.huge.lock.LockIRQSave(t)
+	t.WriteOf(&s.huge, "hugetlb")
 	if h.surplusNode != 0 && !h.gigantic() {
 		s.updateAndFreePage(t, h, head)
 		h.surplus--
@@ -219,6 +220,7 @@ func (s *System) allocFreshHugePage(t *sched.Task, h *hstate) bool {
 	t.C.Trace.Inc(trace.HTLBBuddyAllocSuccess)
 	s.Pages.SetDtor(p, page.DtorHuge)
 	s.huge.lock.LockIRQ(t)
+	t.WriteOf(&s.huge, "hugetlb")
 	h.total++
 	h.heads = append(h.heads, s.Pages.PFN(p))
 	s.huge.lock.UnlockIRQ(t)
@@ -396,6 +398,7 @@ func (s *System) SetNrOvercommitHugepages(t *sched.Task, size, n uint64) error {
 		return unix.EINVAL
 	}
 	s.huge.lock.LockIRQ(t)
+	t.WriteOf(&s.huge, "hugetlb")
 	h.overcommit = n
 	s.huge.lock.UnlockIRQ(t)
 	return nil

@@ -94,7 +94,7 @@ func (s *System) HugetlbCOW(f *Fault, cached *page.Page) VMFault {
 	s.copyHugePage(t, p, old, h)
 	p.PokeSet(page.Uptodate)
 	f.Lock()
-	if f.Same() {
+	if f.sameUnless(BreakHugeRecheck) {
 		pm.Relabel(t, p, page.RefTemp, page.RefMap, 1)
 		s.hugeMapped(t, v, p, true /* anon */)
 		f.PTE.Set(t.C, s.makeHugePTE(v, p, !f.Unshare))

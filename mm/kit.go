@@ -59,6 +59,9 @@ func (s *System) CowUserPage(t *sched.Task, dst, old *page.Page) {
 	// kmap_atomic: the task must not change CPUs in the middle of the copy.
 	t.PreemptDisable()
 	s.Mem.CopyPage(t.C, to, from)
+	if t.C.Det && old.Count.Peek() == 0 {
+		t.Oops("cow_user_page: pfn %#x was freed while it was copied", from)
+	}
 	t.PreemptEnable()
 	t.C.Trace.Event(trace.EvPageCopyEnd, t.C.Now(), uint64(to), uint64(from), 0)
 }

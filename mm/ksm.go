@@ -202,6 +202,7 @@ func (k *ksmState) ksmdShouldRun(t *sched.Task) bool {
 		return false
 	}
 	k.mmlist.Lock(t)
+	t.WriteOf(k, "ksm_mmlist")
 	some := k.head.next != &k.head
 	k.mmlist.Unlock(t)
 	return some
@@ -258,6 +259,7 @@ func (s *System) KSMScan(t *sched.Task, n int) error {
 // nothing reports whether there is nothing to scan.
 func (k *ksmState) nothing(t *sched.Task) bool {
 	k.mmlist.Lock(t)
+	t.WriteOf(k, "ksm_mmlist")
 	none := k.head.next == &k.head
 	k.mmlist.Unlock(t)
 	return none
@@ -310,6 +312,7 @@ func (s *System) ksmEnter(t *sched.Task, m *MM) {
 	k := &s.ksm
 	slot := &ksmSlot{mm: m}
 	k.mmlist.Lock(t)
+	t.WriteOf(k, "ksm_mmlist")
 	wake := k.head.next == &k.head
 	m.ksm.slot = slot
 	k.link(slot, k.scan.slot.prev)
@@ -340,6 +343,7 @@ func (m *MM) ksmExit(t *sched.Task) {
 func (s *System) ksmExitSlow(t *sched.Task, m *MM) {
 	k := &s.ksm
 	k.mmlist.Lock(t)
+	t.WriteOf(k, "ksm_mmlist")
 	slot := m.ksm.slot
 	free := false
 	if slot != nil && k.scan.slot != slot {
@@ -388,6 +392,7 @@ func (k *ksmState) moveTo(slot *ksmSlot) {
 func (s *System) unmergeAndRemoveAll(t *sched.Task) error {
 	k := &s.ksm
 	k.mmlist.Lock(t)
+	t.WriteOf(k, "ksm_mmlist")
 	slot := k.head.next
 	k.moveTo(slot)
 	k.mmlist.Unlock(t)
@@ -403,12 +408,14 @@ func (s *System) unmergeAndRemoveAll(t *sched.Task) error {
 		if err != nil {
 			m.MmapSem.UpRead(t)
 			k.mmlist.Lock(t)
+			t.WriteOf(k, "ksm_mmlist")
 			k.moveTo(&k.head)
 			k.mmlist.Unlock(t)
 			return err
 		}
 		k.dropTrailing(t, &slot.items)
 		k.mmlist.Lock(t)
+		t.WriteOf(k, "ksm_mmlist")
 		next := slot.next
 		k.moveTo(next)
 		gone := m.ksmTestExit(t)

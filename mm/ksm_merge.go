@@ -371,6 +371,7 @@ func (s *System) unstableFind(t *sched.Task, p *page.Page, it *ksmItem) (*ksmIte
 
 // compareAndMerge does with one page what can be done (cmp_and_merge_page).
 func (s *System) compareAndMerge(t *sched.Task, p *page.Page, it *ksmItem) {
+	t.WriteOf(&s.ksm, "ksm.items")
 	k := &s.ksm
 	if it.stable {
 		k.removeFromTree(t, it)

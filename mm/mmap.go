@@ -422,6 +422,7 @@ func (m *MM) vmaLink(t *sched.Task, v *VMA) {
 	if v.AnonVMA != nil {
 		v.AnonVMA.Lock.Lock(t)
 	}
+	t.WriteOf(m, "mm.vmas")
 	m.treeInsert(v)
 	anonVMALinkLocked(t, v)
 	if v.Mapping != nil {
@@ -523,6 +524,7 @@ func (m *MM) detachVMAs(t *sched.Task, start, end uint64, vmas []*VMA) (out []*V
 			m.LockedVM -= v.Pages()
 			m.munlockVMAPagesAll(t, v)
 		}
+		t.WriteOf(m, "mm.vmas")
 		m.treeRemove(v)
 		vmas = append(vmas, v)
 	}

@@ -72,7 +72,9 @@ func (g *mmuGather) flushMMU(t *sched.Task) {
 	}
 	g.needFlush = false
 	s := g.mm.Sys
-	s.FlushTLBMM(t, g.mm)
+	if !s.Broken(BreakGatherFlush) {
+		s.FlushTLBMM(t, g.mm)
+	}
 	if g.n == 0 {
 		return
 	}
@@ -88,6 +90,9 @@ func (g *mmuGather) flushMMU(t *sched.Task) {
 		s.Pages.ReleasePages(t, g.pages[i:min(i+batch, g.n)], page.RefMap, false /* cold */)
 	}
 	g.n = 0
+	if s.Broken(BreakGatherFlush) {
+		s.FlushTLBMM(t, g.mm)
+	}
 }
 
 // finish ends the unmapping (tlb_finish_mmu): when it returns everything is

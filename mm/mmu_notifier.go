@@ -69,6 +69,7 @@ func (n *mmuNotifierMM) snapshot(t *sched.Task) []*MMUNotifier {
 // publish makes l the list. n.lock is held.
 func (n *mmuNotifierMM) publish(t *sched.Task, l []*MMUNotifier) {
 	t.C.Point(x86.OpWrite, n.obj)
+	t.C.Drain()
 	n.raw.Lock()
 	n.list = l
 	n.raw.Unlock()

@@ -129,6 +129,7 @@ func (m *MM) mprotectFixup(t *sched.Task, v, prev *VMA, start, end uint64, flags
 // madvise and mlock have in common.
 func (m *MM) changeFlags(t *sched.Task, v, prev *VMA, start, end uint64, flags VMFlags) (*VMA, error) {
 	if merged := m.vmaMerge(t, prev, start, end, v.keyAt(start, flags)); merged != nil {
+		t.WriteOf(merged, "vma.flags")
 		merged.Flags = flags
 		return merged, nil
 	}
@@ -142,6 +143,7 @@ func (m *MM) changeFlags(t *sched.Task, v, prev *VMA, start, end uint64, flags V
 			return nil, err
 		}
 	}
+	t.WriteOf(v, "vma.flags")
 	v.Flags = flags
 	return v, nil
 }

@@ -39,6 +39,8 @@ const (
 	HookPageFree                       // PageFree
 	HookFollowHuge                     // FollowHuge
 	AllHooks       HookSet = 1<<iota - 1
+
+	hookBroken HookSet = 1 << 31 // gup-fast goes the way with hooks: BreakGUPFastIRQ
 )
 
 // Guarantee is a promise that a policy makes; verdicts on what a policy does not

@@ -197,6 +197,7 @@ func (s *System) pageReferencedAnon(t *sched.Task, p *page.Page) int {
 	}
 	t.C.Trace.Inc(trace.EmuRmapWalks)
 	n, left := 0, s.Pages.MapRefs(t, p)
+	t.ReadOf(a, "anon_vma.list")
 	for v := a.head; v != nil && left != 0; v = v.anonNext {
 		n += s.pageReferencedOne(t, p, v, &left)
 	}
@@ -213,6 +214,7 @@ func (s *System) pageReferencedFile(t *sched.Task, p *page.Page) int {
 	n := 0
 	as.IMmapLock.Lock(t)
 	left := s.Pages.MapRefs(t, p)
+	t.ReadOf(as, "i_mmap")
 	for v := as.head; v != nil && left != 0; v = v.mapNext {
 		if v.racyFlags()&(VMLocked|VMShared) == VMLocked|VMShared {
 			n++
@@ -227,6 +229,7 @@ func (s *System) pageReferencedFile(t *sched.Task, p *page.Page) int {
 // pageReferencedOne is page_referenced_one. left counts the mappings yet to be
 // found; a locked VMA ends the walk.
 func (s *System) pageReferencedOne(t *sched.Task, p *page.Page, v *VMA, left *int) (n int) {
+	t.ReadOf(v, "vma.bounds")
 	addr, ok := vmaAddress(p.RacyIndex(), v)
 	if !ok {
 		return 0
@@ -296,6 +299,7 @@ func (s *System) tryToUnmapAnon(t *sched.Task, p *page.Page) UnmapResult {
 	}
 	t.C.Trace.Inc(trace.EmuRmapWalks)
 	r := SwapAgain
+	t.ReadOf(a, "anon_vma.list")
 	for v := a.head; v != nil; v = v.anonNext {
 		r = s.tryToUnmapOne(t, p, v)
 		if r == SwapFail || !s.Pages.Mapped(t, p) {
@@ -320,6 +324,7 @@ func (s *System) tryToUnmapFile(t *sched.Task, p *page.Page) UnmapResult {
 	t.C.Trace.Inc(trace.EmuRmapWalks)
 	r := SwapAgain
 	as.IMmapLock.Lock(t)
+	t.ReadOf(as, "i_mmap")
 	for v := as.head; v != nil; v = v.mapNext {
 		r = s.tryToUnmapOne(t, p, v)
 		if r == SwapFail || !s.Pages.Mapped(t, p) {
@@ -339,6 +344,7 @@ func (s *System) tryToUnmapFile(t *sched.Task, p *page.Page) UnmapResult {
 // tryToUnmapOne is try_to_unmap_one, without migration. A policy's refusal
 // counts as the page being in use.
 func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult {
+	t.ReadOf(v, "vma.bounds")
 	addr, ok := vmaAddress(p.RacyIndex(), v)
 	if !ok {
 		return SwapAgain
@@ -365,7 +371,7 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 		}
 	}
 	pte := s.PtepClearFlushNotify(t, v, addr, ref)
-	if pte.Dirty() {
+	if pte.Dirty() && !s.Broken(BreakUnmapDirty) {
 		s.SetPageDirty(t, p)
 	}
 	var swap x86.PTE
@@ -373,6 +379,7 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 		if !p.Has(page.SwapCache) {
 			t.Oops("try_to_unmap of anonymous pfn %#x, which has no swap entry", s.Pages.PFN(p))
 		}
+		t.ReadOf(p, "page.private")
 		swap = x86.PTE(p.Private)
 	}
 	if hooked {
@@ -384,7 +391,9 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 		swap = u.Swap
 	}
 	if p.Anon() {
-		s.swapDuplicate(t, x86.PTE(p.Private).Swap())
+		if !s.Broken(BreakUnmapSwapDup) {
+			s.swapDuplicate(t, x86.PTE(p.Private).Swap())
+		}
 		s.mmlistAdd(t, mm, nil)
 		mm.AnonRSS.RawAdd(^uint64(0))
 		ref.Set(t.C, swap)

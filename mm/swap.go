@@ -46,7 +46,7 @@ func (s *System) doSwapPage(f *Fault) VMFault {
 	pm.MarkPageAccessed(t, p)
 	pm.LockPage(t, p)
 	f.Lock()
-	if !f.Same() || !pm.TestFlag(t, p, page.Uptodate) {
+	if !f.sameUnless(BreakSwapRecheck) || !pm.TestFlag(t, p, page.Uptodate) {
 		if f.Same() {
 			ret = VMFaultSigbus // it could not be read
 		} else {
@@ -76,7 +76,9 @@ func (s *System) doSwapPage(f *Fault) VMFault {
 	pm.Relabel(t, p, page.RefTemp, page.RefMap, 1)
 	f.PTE.Set(t.C, pte)
 	s.PageAddAnonRmap(t, p, v, f.Addr)
-	s.swapFree(t, entry)
+	if !s.Broken(BreakSwapFree) {
+		s.swapFree(t, entry)
+	}
 	if s.vmSwapFull(t) || v.Flags&VMLocked != 0 || p.Has(page.Mlocked) {
 		s.tryToFreeSwap(t, p)
 	}
@@ -146,6 +148,7 @@ func (s *System) mmlistAdd(t *sched.Task, m, after *MM) {
 	}
 	r := &s.swap.mms
 	r.lock.Lock(t)
+	t.WriteOf(r, "mmlist")
 	r.insert(m, after)
 	r.lock.Unlock(t)
 }
@@ -162,6 +165,7 @@ func (s *System) mmlistDel(t *sched.Task, m *MM) {
 	}
 	r := &s.swap.mms
 	r.lock.Lock(t)
+	t.WriteOf(r, "mmlist")
 	r.remove(m)
 	r.lock.Unlock(t)
 }

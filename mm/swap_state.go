@@ -42,6 +42,7 @@ func (s *System) findSwapCache(t *sched.Task, e x86.SwapEntry) *page.Page {
 	c := &s.swap.cache
 	var p *page.Page
 	off := c.lock.LockIRQSave(t)
+	t.WriteOf(c, "swap_cache")
 	if pfn := c.tree.get(swapKey(e)); pfn != 0 {
 		p = s.Pages.Page(pfn)
 		s.Pages.Get(t, p)
@@ -76,8 +77,10 @@ func (s *System) addToSwapCache(t *sched.Task, p *page.Page, e x86.SwapEntry) er
 	}
 	pm.GetAs(t, p, page.RefCache)
 	pm.SetFlag(t, p, page.SwapCache)
+	t.WriteOf(p, "page.private")
 	p.Private = uint64(x86.MkSwapPTE(e))
 	off := c.lock.LockIRQSave(t)
+	t.WriteOf(c, "swap_cache")
 	ok := c.tree.insert(swapKey(e), pm.PFN(p))
 	if ok {
 		c.n.RawAdd(1)
@@ -87,6 +90,7 @@ func (s *System) addToSwapCache(t *sched.Task, p *page.Page, e x86.SwapEntry) er
 	}
 	c.lock.UnlockIRQRestore(t, off)
 	if !ok {
+		t.WriteOf(p, "page.private")
 		p.Private = 0
 		pm.ClearFlag(t, p, page.SwapCache)
 		pm.PutAs(t, p, page.RefCache)
@@ -110,6 +114,7 @@ func (s *System) deleteFromSwapCacheLocked(t *sched.Task, p *page.Page) x86.Swap
 		t.Oops("swap cache does not have pfn %#x at %d:%#x", pm.PFN(p), e.Type, e.Offset)
 	}
 	s.swap.held.RawAdd(1)
+	t.WriteOf(p, "page.private")
 	p.Private = 0
 	pm.ClearFlag(t, p, page.SwapCache)
 	c.n.RawAdd(^uint64(0))
@@ -125,6 +130,7 @@ func (s *System) deleteFromSwapCacheLocked(t *sched.Task, p *page.Page) x86.Swap
 func (s *System) deleteFromSwapCache(t *sched.Task, p *page.Page) {
 	c := &s.swap.cache
 	off := c.lock.LockIRQSave(t)
+	t.WriteOf(c, "swap_cache")
 	e := s.deleteFromSwapCacheLocked(t, p)
 	c.lock.UnlockIRQRestore(t, off)
 	s.unheld(t, e)
@@ -235,6 +241,7 @@ func (s *System) DropSwapCache(t *sched.Task) {
 	var pfns [page.PagevecSize]x86.PFN
 	for from, more := uint64(0), s.swapOn(); more; {
 		off := c.lock.LockIRQSave(t)
+		t.WriteOf(c, "swap_cache")
 		n, last := c.tree.gang(from, pfns[:])
 		for _, pfn := range pfns[:n] {
 			pm.Get(t, pm.Page(pfn))

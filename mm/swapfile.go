@@ -223,6 +223,7 @@ func (s *System) swapDup(t *sched.Task, e x86.SwapEntry, hold uint64) bool {
 	sw := &s.swap
 	ok := false
 	sw.lock.Lock(t)
+	t.WriteOf(sw, "swap_map")
 	if a := sw.areas[e.Type]; a != nil && e.Offset < a.max && a.m[e.Offset] != 0 {
 		if a.m[e.Offset] < swapMapMax {
 			a.m[e.Offset]++
@@ -240,6 +241,7 @@ func (s *System) swapDup(t *sched.Task, e x86.SwapEntry, hold uint64) bool {
 // Preconditions:
 //   - swap_lock is held
 func (s *System) areaOf(t *sched.Task, e x86.SwapEntry, who string) *swapArea {
+	t.ReadOf(&s.swap, "swap_map")
 	a := s.swap.areas[e.Type]
 	if a == nil || e.Offset == 0 || e.Offset >= a.max || a.m[e.Offset] == 0 {
 		t.Oops("%s: swap entry %d:%#x is not in use", who, e.Type, e.Offset)
@@ -252,6 +254,7 @@ func (s *System) areaOf(t *sched.Task, e x86.SwapEntry, who string) *swapArea {
 // Preconditions:
 //   - swap_lock is held
 func (s *System) entryFree(t *sched.Task, a *swapArea, offset uint64) uint16 {
+	t.WriteOf(&s.swap, "swap_map")
 	if a.m[offset] == swapMapMax {
 		return swapMapMax
 	}

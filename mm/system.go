@@ -18,7 +18,7 @@ func NewSystem(m *sched.Machine, pm *page.Map, o Options) (*System, error) {
 	if pm.Machine() != m {
 		return nil, fmt.Errorf("mm: the page map belongs to another machine")
 	}
-	s := &System{M: m, Mem: pm.Memory(), Pages: pm, policy: o.Policy, options: o}
+	s := &System{M: m, Mem: pm.Memory(), Pages: pm, policy: o.Policy, options: o, breaks: o.Break}
 	if s.policy == nil {
 		s.policy = Stock{}
 	}
@@ -29,6 +29,9 @@ func NewSystem(m *sched.Machine, pm *page.Map, o Options) (*System, error) {
 	s.slowHolder, _ = s.policy.(MmapSemHolder)
 	if o.ForceHooks {
 		s.hooks = AllHooks
+	}
+	if s.Broken(BreakGUPFastIRQ) {
+		s.hooks |= hookBroken
 	}
 	if s.hooks&HookPageFree != 0 {
 		pm.OnFree = s.policy.PageFree
@@ -42,6 +45,7 @@ func NewSystem(m *sched.Machine, pm *page.Map, o Options) (*System, error) {
 	s.scan.init(s)
 	s.allLocks.Init(m, lock.MMAllLocks)
 	s.ksm.init(s)
+	s.ksm.countFirst = s.Broken(BreakKSMCount)
 	return s, nil
 }
 

@@ -221,7 +221,9 @@ func (s *System) flushTLBOthers(t *sched.Task, mask uint64, m *MM, va uint64) {
 	f.lock.Lock(t)
 	f.mm, f.va, f.from = m, va, c.ID
 	f.mask.Store(c, f.obj, f.mask.Peek()|mask)
-	c.Fence() // the mailbox must be visible before the interrupt is
+	if !s.Broken(BreakFlushBarrier) {
+		c.Fence() // the mailbox must be visible before the interrupt is
+	}
 	c.Trace.Inc(trace.EmuTLBRemoteFlush)
 	c.Trace.Event(trace.EvTLBFlush, c.Now(), va, trace.FlushRemoteSend, 0)
 	for i := 0; mask>>i != 0; i++ {

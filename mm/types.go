@@ -199,6 +199,7 @@ type System struct {
 	policy     Policy
 	hooks      HookSet
 	hugeRmap   HugeRmapper   // the policy, if it counts huge mappings; immutable
+	breaks     Break         // lines taken out for tests; immutable
 	pteChecker PTEChecker    // the policy, if it has invariants of its own; immutable
 	slowHolder MmapSemHolder // the policy, if it is one; immutable
 
@@ -225,6 +226,8 @@ type Options struct {
 	// the policy does not override it, so that wall-clock comparisons between
 	// policies do not measure the dispatch.
 	ForceHooks bool
+	// Break takes lines out of the memory manager, for tests.
+	Break Break
 	// KSM makes the machine one with kernel samepage merging: MadvMergeable is
 	// understood, and KSMRun starts ksmd.
 	KSM bool

@@ -194,6 +194,11 @@ func (m *MM) vmaAdjustOnce(t *sched.Task, v *VMA, start, end, pgoff uint64, inse
 		next.Start += uint64(shift)
 		next.PgOff += uint64(shift) >> x86.PageShift
 	}
+	t.WriteOf(m, "mm.vmas")
+	t.WriteOf(v, "vma.bounds")
+	if shift != 0 {
+		t.WriteOf(next, "vma.bounds")
+	}
 	m.setBounds(v, start, end, pgoff)
 	if shift < 0 {
 		next.Start -= uint64(-shift)

@@ -35,6 +35,7 @@ type vmaHint struct {
 // Preconditions:
 //   - mmap_sem is held, for reading at least
 func (m *MM) findVMA(t *sched.Task, addr uint64) *VMA {
+	t.ReadOf(m, "mm.vmas")
 	var h *vmaHint
 	if id := t.C.ID; id < len(m.hints) {
 		h = &m.hints[id]
@@ -61,6 +62,7 @@ func (m *MM) lookupVMA(addr uint64) (found *VMA) {
 // findVMAPrev is findVMA that also returns the VMA before the one found, nil if
 // that is the first; where none is found, the last VMA (find_vma_prev).
 func (m *MM) findVMAPrev(t *sched.Task, addr uint64) (vma, prev *VMA) {
+	t.ReadOf(m, "mm.vmas")
 	m.vmas.DescendLessOrEqual(vmaItem{end: addr}, func(i vmaItem) bool {
 		prev = i.vma
 		return false

@@ -276,9 +276,13 @@ func (s *System) pageout(t *sched.Task, p *page.Page) pageoutResult {
 //   - p is locked, not being written, no pte maps it
 func (s *System) removeMapping(t *sched.Task, p *page.Page) bool {
 	pm := s.Pages
+	looked := s.Broken(BreakFreeze) && pm.Refs(t, p) == 2 && !pm.TestFlag(t, p, page.Dirty)
 	if p.Has(page.SwapCache) {
 		c := &s.swap.cache
 		off := c.lock.LockIRQSave(t)
+		if looked {
+			p.Count.Poke(2)
+		}
 		if !s.freezeClean(t, p) {
 			c.lock.UnlockIRQRestore(t, off)
 			return false

@@ -27,6 +27,7 @@ func (s *System) RmapWalk(t *sched.Task, p *page.Page, fn func(v *VMA, addr uint
 		return
 	}
 	t.C.Trace.Inc(trace.EmuRmapWalks)
+	t.ReadOf(a, "anon_vma.list")
 	for v := a.head; v != nil; v = v.anonNext {
 		if addr, ok := vmaAddress(p.Index, v); ok && !fn(v, addr) {
 			break

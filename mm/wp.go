@@ -161,8 +161,12 @@ func (s *System) wpShared(f *Fault) VMFault {
 // alone and write to the page, which our other CPUs still read.
 func (s *System) wpCopy(f *Fault) VMFault {
 	t, v, old := f.T, f.VMA, f.Page
-	if old != nil {
-		s.Pages.Get(t, old)
+	held := old
+	if s.Broken(BreakWPHold) {
+		held = nil
+	}
+	if held != nil {
+		s.Pages.Get(t, held)
 	}
 	f.Unlock()
 	var p *page.Page
@@ -170,16 +174,16 @@ func (s *System) wpCopy(f *Fault) VMFault {
 		p = s.Pages.Alloc(t, page.GFPHighUserMovable, 0, "do_wp_page")
 	}
 	if p == nil {
-		if old != nil {
-			s.Pages.Put(t, old)
+		if held != nil {
+			s.Pages.Put(t, held)
 		}
 		return VMFaultOOM
 	}
 	counted := s.hooks&HookWP != 0
 	if counted && s.policy.WPCopy(f) != WPCopyPage {
 		s.Pages.Put(t, p)
-		if old != nil {
-			s.Pages.Put(t, old)
+		if held != nil {
+			s.Pages.Put(t, held)
 		}
 		t.C.Trace.Inc(trace.EmuWPRetry)
 		return 0
@@ -196,7 +200,7 @@ func (s *System) wpCopy(f *Fault) VMFault {
 
 	ret := VMFault(0)
 	f.Lock()
-	if f.Same() {
+	if f.sameUnless(BreakWPRecheck) {
 		switch {
 		case old == nil:
 			f.MM.AnonRSS.RawAdd(1)
@@ -209,6 +213,10 @@ func (s *System) wpCopy(f *Fault) VMFault {
 			entry = MaybeMkWrite(entry.MkDirty(), v)
 			ret = VMFaultWrite
 		}
+		early := old != nil && s.Broken(BreakWPEarlyRmap)
+		if early {
+			s.PageRemoveRmap(t, old)
+		}
 		s.PtepClearFlushNotify(t, v, f.Addr, f.PTE)
 		s.Pages.Relabel(t, p, page.RefTemp, page.RefMap, 1)
 		s.PageAddNewAnonRmap(t, p, v, f.Addr)
@@ -220,7 +228,9 @@ func (s *System) wpCopy(f *Fault) VMFault {
 				t.C.Trace.Inc(trace.EmuKSMBreaks)
 				t.C.Trace.Event(trace.EvKSMBreak, t.C.Now(), f.Addr, uint64(s.Pages.PFN(old)), 0)
 			}
-			s.PageRemoveRmap(t, old)
+			if !early {
+				s.PageRemoveRmap(t, old)
+			}
 			t.C.Trace.Event(trace.EvCOWCopy, t.C.Now(), f.Addr, uint64(s.Pages.PFN(old)), uint64(s.Pages.PFN(p)))
 			s.Pages.PutAs(t, old, page.RefMap)
 		}
@@ -228,8 +238,8 @@ func (s *System) wpCopy(f *Fault) VMFault {
 		t.C.Trace.Inc(trace.EmuFaultRetries)
 		s.Pages.Put(t, p)
 	}
-	if old != nil {
-		s.Pages.Put(t, old)
+	if held != nil {
+		s.Pages.Put(t, held)
 	}
 	if counted {
 		s.policy.WPDone(f)

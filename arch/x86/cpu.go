@@ -57,6 +57,9 @@ type CPU struct {
 	// Foot collects what steps touch; nil unless a search wants to know. Immutable.
 	Foot *Footprint
 
+	// sb is the store buffer, nil in a machine without. Owner.
+	sb *storeBuffer
+
 	// Mem is the machine's physical memory. Immutable.
 	Mem *Memory
 	// Cost is the machine's cost model. Immutable.

@@ -69,6 +69,11 @@
 // instructions: an aligned access of at most eight bytes is not torn, and that
 // is all that is promised, as on the real thing.
 //
+// Stores are visible at once, unless the machine has store buffers
+// ([CPU.UseStoreBuffer]): then those of [Word32.Store], [Word64.Store], [PTERef.Set],
+// [SpinWord.Release] and scalar user stores wait in one until a locked operation, a
+// fence, an interrupt or a context switch empties it, or the scheduler lets the oldest go.
+//
 // # What is left out
 //
 // Segments, rings below user and kernel, instruction fetch (NX is kept in

@@ -144,6 +144,18 @@ func (m *Memory) touchOne(pfn PFN) {
 //go:noinline
 func (m *Memory) touchNew(pfn PFN) { m.host.resident.Add(int64(m.b.mark(uint64(pfn), 1))) }
 
+// EachTouched calls fn with the contents of every frame that may have been written, in
+// ascending order. The machine must stand still.
+func (m *Memory) EachTouched(fn func(pfn PFN, b []byte)) {
+	for pfn := PFN(0); uint64(pfn) < m.nframes; pfn++ {
+		if m.b.touched[pfn>>6] == 0 {
+			pfn |= 63
+		} else if m.touched(pfn) {
+			fn(pfn, m.Bytes(pfn))
+		}
+	}
+}
+
 // Prefault makes the host allocate frames [pfn, pfn+n) now, so that the first
 // touch of each is not timed. The contents stay zero. It is Touch otherwise.
 func (m *Memory) Prefault(pfn PFN, n int) bool {

@@ -255,8 +255,24 @@ func (r PTERef) Peek() PTE { return PTE(atomic.LoadUint64(r.p)) }
 // set since the entry was read is lost, so the entry should not be live for
 // other CPUs, or its old value should not matter.
 func (r PTERef) Set(c *CPU, e PTE) {
-	c.Point(OpPTEWrite, r.Obj)
+	c.now += c.opCost[OpPTEWrite]
+	if c.now >= c.limit.Load() && r.slowSet(c, e) {
+		return
+	}
 	storePTEWord(r.p, uint64(e))
+}
+
+// slowSet is the slow path of Set's point; it reports whether the store went into a
+// store buffer.
+//
+//go:noinline
+func (r PTERef) slowSet(c *CPU, e PTE) bool {
+	c.hook.Point(c, OpPTEWrite, r.Obj)
+	if c.sb == nil {
+		return false
+	}
+	c.buffer(unsafe.Pointer(r.p), 8, uint64(e), OpPTEWrite, r.Obj)
+	return true
 }
 
 // Poke writes the entry without a point: for tables nobody else can see yet.

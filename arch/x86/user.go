@@ -57,7 +57,7 @@ func (c *CPU) Store(va uint64, size int, v uint64) FaultCode {
 	off := va + e.off
 	now := c.now + c.opCost[OpStore]
 	c.now = now
-	if now >= c.limit.Load() && !c.stillMapped(OpStore, va, off) {
+	if now >= c.limit.Load() && !c.mayStore(va, off) {
 		return c.storeSlow(va, size, v)
 	}
 	p := unsafe.Add(c.TLB.base, off)
@@ -110,6 +110,12 @@ func (c *CPU) stillMapped(op Op, va, off uint64) bool {
 		c.countStale(va, off, write)
 	}
 	return true
+}
+
+// mayStore is stillMapped for Store, which leaves what goes into a store buffer to
+// storeSlow.
+func (c *CPU) mayStore(va, off uint64) bool {
+	return c.sb == nil && c.stillMapped(OpStore, va, off)
 }
 
 // pass is the point of an access to n bytes within one page; it reports whether
@@ -218,7 +224,12 @@ func (c *CPU) storeSlow(va uint64, size int, v uint64) FaultCode {
 			return ec
 		}
 		if c.pass(OpStore, va, off, size) {
-			storeN(unsafe.Add(c.TLB.base, off), size, v)
+			p := unsafe.Add(c.TLB.base, off)
+			if c.sb != nil {
+				c.buffer(p, size, v, OpStore, FrameObj(PFN(off>>PageShift), off))
+				return NoFault
+			}
+			storeN(p, size, v)
 			return NoFault
 		}
 	}
@@ -247,6 +258,7 @@ func (c *CPU) split(op Op, va uint64, b []byte) FaultCode {
 		}
 		p, q := unsafe.Add(c.TLB.base, off), unsafe.Add(c.TLB.base, off2)
 		if write {
+			c.Drain()
 			move(p, unsafe.Pointer(&b[0]), n)
 			move(q, unsafe.Pointer(&b[n]), len(b)-n)
 		} else {
@@ -291,6 +303,7 @@ func (c *CPU) bulk(op Op, va uint64, b []byte) (n int, ec FaultCode) {
 		if op == OpLoad {
 			move(q, p, k)
 		} else {
+			c.Drain()
 			move(p, q, k)
 		}
 		n += k

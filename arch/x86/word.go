@@ -53,7 +53,14 @@ func (w *Word32) Peek() int32 { return w.v.Load() }
 func (w *Word32) Poke(v int32) { releaseInt32(&w.v, v) }
 
 // Store writes the word (a plain store on x86).
-func (w *Word32) Store(c *CPU, obj ObjID, v int32) { c.Point(OpWrite, obj); w.v.Store(v) }
+func (w *Word32) Store(c *CPU, obj ObjID, v int32) {
+	c.Point(OpWrite, obj)
+	if c.sb != nil {
+		w.slowStore(c, obj, v)
+		return
+	}
+	w.v.Store(v)
+}
 
 // Add adds d with a locked instruction whose result is not looked at.
 func (w *Word32) Add(c *CPU, obj ObjID, d int32) { c.Point(OpAdd, obj); w.v.Add(d) }
@@ -102,7 +109,14 @@ func (w *Word64) Peek() uint64 { return w.v.Load() }
 func (w *Word64) Poke(v uint64) { releaseUint64(&w.v, v) }
 
 // Store writes the word (a plain store on x86).
-func (w *Word64) Store(c *CPU, obj ObjID, v uint64) { c.Point(OpWrite, obj); w.v.Store(v) }
+func (w *Word64) Store(c *CPU, obj ObjID, v uint64) {
+	c.Point(OpWrite, obj)
+	if c.sb != nil {
+		w.slowStore(c, obj, v)
+		return
+	}
+	w.v.Store(v)
+}
 
 // Add adds d with a locked instruction whose result is not looked at.
 func (w *Word64) Add(c *CPU, obj ObjID, d uint64) { c.Point(OpAdd, obj); w.v.Add(d) }

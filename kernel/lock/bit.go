@@ -67,6 +67,7 @@ func (b *BitWait) TryLock(t *sched.Task, w *x86.Word64, mask uint64, obj x86.Obj
 // another task, or in interrupt context, after Disown.
 func (b *BitWait) Unlock(t *sched.Task, w *x86.Word64, mask uint64, obj x86.ObjID) {
 	t.C.Point(x86.OpUnlock, obj)
+	t.C.Drain()
 	if w.RawAndNot(mask)&mask == 0 {
 		t.Oops("%s released but not held", b.class)
 	}

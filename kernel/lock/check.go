@@ -16,6 +16,7 @@ type how struct {
 // everything the task holds. A violation is an oops: the schedule need not
 // actually deadlock for it to be found.
 func acquired(t *sched.Task, obj x86.ObjID, h how) {
+	t.Acquired(obj)
 	if t.M.CheckLocks() {
 		checkAcquired(t, obj, h)
 	}

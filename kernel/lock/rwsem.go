@@ -209,6 +209,7 @@ func (s *RWSem) wake(t *sched.Task, tasks []*sched.Task) {
 // UpRead releases a read hold.
 func (s *RWSem) UpRead(t *sched.Task) {
 	t.C.Point(x86.OpUnlock, s.obj)
+	t.C.Drain()
 	released(t, s.obj)
 	s.up(t, true)
 }
@@ -217,12 +218,14 @@ func (s *RWSem) UpRead(t *sched.Task) {
 // in interrupt context.
 func (s *RWSem) UpReadNonOwner(t *sched.Task) {
 	t.C.Point(x86.OpUnlock, s.obj)
+	t.C.Drain()
 	s.up(t, true)
 }
 
 // UpWrite releases the write hold.
 func (s *RWSem) UpWrite(t *sched.Task) {
 	t.C.Point(x86.OpUnlock, s.obj)
+	t.C.Drain()
 	released(t, s.obj)
 	s.up(t, false)
 }
@@ -250,6 +253,7 @@ func (s *RWSem) up(t *sched.Task, read bool) {
 // DowngradeWrite turns the write hold into a read hold and lets waiting readers in.
 func (s *RWSem) DowngradeWrite(t *sched.Task) {
 	t.C.Point(x86.OpUnlock, s.obj)
+	t.C.Drain()
 	released(t, s.obj)
 	acquired(t, s.obj, how{read: true, try: true})
 	s.raw.Lock()

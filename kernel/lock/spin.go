@@ -82,14 +82,14 @@ func (l *SpinLock) LockNestLock(t *sched.Task, outer *RWSem) {
 	if !l.w.TryLock() {
 		l.spin(t)
 	}
+	t.Acquired(l.obj)
 }
 
 // UnlockNestLock releases a lock that LockNestLock took.
 func (l *SpinLock) UnlockNestLock(t *sched.Task) {
 	t.C.Point(x86.OpUnlock, l.obj)
 	l.time = t.C.Now()
-	l.w.Unlock()
-	t.C.Wrote(l.obj)
+	l.w.Release(t.C, l.obj)
 	t.PreemptEnable()
 }
 
@@ -98,8 +98,7 @@ func (l *SpinLock) Unlock(t *sched.Task) {
 	t.C.Point(x86.OpUnlock, l.obj)
 	released(t, l.obj)
 	l.time = t.C.Now()
-	l.w.Unlock()
-	t.C.Wrote(l.obj)
+	l.w.Release(t.C, l.obj)
 	t.PreemptEnable()
 }
 
@@ -116,8 +115,7 @@ func (l *SpinLock) UnlockIRQRestore(t *sched.Task, irqOff bool) {
 	t.C.Point(x86.OpUnlock, l.obj)
 	released(t, l.obj)
 	l.time = t.C.Now()
-	l.w.Unlock()
-	t.C.Wrote(l.obj)
+	l.w.Release(t.C, l.obj)
 	t.C.IRQRestore(irqOff)
 	t.PreemptEnable()
 }

@@ -56,10 +56,12 @@ func (q *WaitQueue) Finish(t *sched.Task) {
 func (q *WaitQueue) WaitEvent(t *sched.Task, cond func() bool) {
 	for {
 		q.Prepare(t, sched.TaskUninterruptible)
-		if cond() {
+		if cond() && !t.Recheck() {
 			break
 		}
+		t.InEvent(true)
 		t.Schedule()
+		t.InEvent(false)
 	}
 	q.Finish(t)
 }
@@ -68,14 +70,16 @@ func (q *WaitQueue) WaitEvent(t *sched.Task, cond func() bool) {
 func (q *WaitQueue) WaitEventInterruptible(t *sched.Task, cond func() bool) error {
 	for {
 		q.Prepare(t, sched.TaskInterruptible)
-		if cond() {
+		if cond() && !t.Recheck() {
 			break
 		}
 		if t.SignalPending() {
 			q.Finish(t)
 			return unix.EINTR
 		}
+		t.InEvent(true)
 		t.Schedule()
+		t.InEvent(false)
 	}
 	q.Finish(t)
 	return nil

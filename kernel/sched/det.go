@@ -22,6 +22,7 @@ type detState struct {
 	chain   uint64              // its chain
 	added   uint64              // events that it has added
 	adds    [MaxCPUs + 1]uint64 // events added by each CPU, and at boot; their numbers within chains
+	live    livelock            // of points without progress
 	beat    atomic.Uint64       // changes while steps are made, for the watchdog
 }
 
@@ -98,6 +99,7 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 			d.next = -1
 			c.cur.yield()
 		}
+		m.checkLivelock(c)
 	}
 	if d.steps-d.since > m.opts.StepLimit {
 		m.failFrom(c, &Result{Reason: Livelock, Detail: m.livelockReport()})
@@ -119,11 +121,17 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 		xc.Want = want
 		m.dispatch(c)
 	}
+	if m.opts.TSO && op.Drains() {
+		xc.Drain()
+	}
 	if xc.Now() >= c.sliceEnd && c.cur != c.idle && c.queued() {
 		c.needResched.Store(true)
 		c.cur.preemptCheck()
 	}
 	m.rcuUser(c)
+	if m.happens != nil {
+		m.happens.step(c.cur, op, obj)
+	}
 	if m.observer != nil {
 		m.observer.Step(d.steps, c.cur, op, obj)
 	}
@@ -187,6 +195,7 @@ func (m *Machine) SpinWait(xc *x86.CPU, obj x86.ObjID, spins int) {
 	if m.irqDue(xc) {
 		m.Interrupts(xc)
 	}
+	c.cur.Acquired(obj)
 }
 
 // dispatch lets others act until c is chosen. It runs on c's current coroutine.
@@ -225,24 +234,38 @@ func (m *Machine) choose() int {
 			e := &q.heap[i]
 			en = append(en, Actor{CPU: -1, Seq: e.seq, Chain: e.chain, Op: e.ev.Op(), Obj: e.ev.Obj()})
 		}
+		if m.opts.TSO {
+			en = m.drains(en)
+		}
 		d.choice.Enabled = en
 		if len(en) == 0 {
 			return -1
 		}
 		d.choice.Step, d.choice.Last = d.steps, d.last
-		i := m.opts.Strategy.Pick(&d.choice)
+		i := 0
+		if !m.probing {
+			i = m.opts.Strategy.Pick(&d.choice)
+		}
 		m.foot.Reset()
 		if i == Cut {
 			m.fail(&Result{Reason: Stopped, Detail: "cut by the strategy"})
 			return -1
 		}
-		if a := en[i]; a.CPU >= 0 {
+		a := en[i]
+		if m.opts.TSO {
+			m.show(a.CPU)
+		}
+		switch {
+		case a.CPU >= 0:
 			d.time = m.cpus[a.CPU].Now()
 			return a.CPU
+		case a.Seq >= drainSeq:
+			m.drainOne(int(a.Seq - drainSeq))
+		default:
+			d.chain, d.added, d.firing = a.Chain, 0, true
+			m.fireSeq(a.Seq)
+			d.firing = false
 		}
-		d.chain, d.added, d.firing = en[i].Chain, 0, true
-		m.fireSeq(en[i].Seq)
-		d.firing = false
 	}
 }
 

@@ -72,6 +72,13 @@ type Options struct {
 	// CheckLocks turns on the lock-order checker (kernel/lock). It is always on
 	// in the Free regime and in race-detector builds.
 	CheckLocks bool
+	// TSO gives each CPU a store buffer, as x86 has it (arch/x86/tso.go): a search over
+	// schedules then also chooses when stores become visible to others, and a barrier
+	// that is missing shows. Free regime only.
+	TSO bool
+	// CheckRaces looks for data races on the kernel's plain fields: see Task.ReadOf.
+	// Deterministic regimes only.
+	CheckRaces bool
 	// Mem is the physical memory. Required.
 	Mem *x86.Memory
 	// Cost is the cost model; nil means x86.DefaultCost().
@@ -89,6 +96,12 @@ func (o *Options) Validate() error {
 	}
 	if o.Regime > Free {
 		return fmt.Errorf("sched: unknown regime %d", o.Regime)
+	}
+	if o.CheckRaces && o.Regime == Parallel {
+		return fmt.Errorf("sched: CheckRaces needs a deterministic regime")
+	}
+	if o.TSO && o.Regime != Free {
+		return fmt.Errorf("sched: TSO needs the free regime, not the %v one", o.Regime)
 	}
 	if o.Watchdog < 0 && (o.Watchdog != NoWatchdog || o.Regime == Parallel) {
 		return fmt.Errorf("sched: Watchdog is %v, must not be negative", o.Watchdog)
@@ -134,12 +147,17 @@ type Machine struct {
 	resultLock x86.RawSpin
 
 	det1 detState // deterministic regimes only
+	view int      // whose stores memory shows, where there are store buffers; -1: those of nobody
 	par  parState // parallel regime only
 	rcu  rcuState
 	acct *accounts // nil unless costs are accounted
+	// happens is the checker of data races, nil unless asked for.
+	happens *happens
+	slots   int // tasks so far, idle ones included; protected by tasksLock
 
 	foot     *x86.Footprint // what the current step touches; deterministic regimes
 	observer Observer       // immutable while running
+	probing  bool           // the machine asks who has missed a wake-up; see probe
 	namers   [256]func(id uint64) string
 }
 
@@ -220,7 +238,7 @@ func New(o Options) (*Machine, error) {
 		opts: o, det: o.Regime != Parallel, host: o.Host, cost: o.Cost, trace: o.Trace,
 		tasks: make(map[int]*Task),
 	}
-	m.det1.last = -1
+	m.det1.last, m.view = -1, -1
 	if o.Regime == Free {
 		m.foot = &x86.Footprint{}
 		m.det1.choice.Foot = m.foot
@@ -228,12 +246,18 @@ func New(o Options) (*Machine, error) {
 	if o.Regime == Timed {
 		m.acct = newAccounts()
 	}
+	if o.CheckRaces {
+		m.happens = newHappens()
+	}
 	m.cpus = make([]*cpu, o.CPUs)
 	for i := range m.cpus {
 		c := m.host.getCPU()
 		c.m = m
 		c.Init(i, m.det, m.acct != nil, o.Mem, o.Cost, o.Trace.CPU(i), m)
 		c.Foot = m.foot
+		if o.TSO {
+			c.UseStoreBuffer()
+		}
 		if !m.det {
 			c.park = make(chan struct{}, 1)
 		}
@@ -315,6 +339,7 @@ func (t *Task) Progress() {
 		c.Poke(c.Peek() + 1)
 		return
 	}
+	t.M.det1.live.achieved(t.M.det1.steps)
 	if t.M.opts.Regime == Timed {
 		t.M.det1.since = t.M.det1.steps
 	}

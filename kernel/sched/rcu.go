@@ -16,6 +16,9 @@ type rcuState struct {
 	n       atomic.Int32  // len(waiting); written with lock, read without
 }
 
+// rcuObj stands for grace periods in the checker of races: no word has this number.
+const rcuObj = x86.ObjID(x86.ClassWord)<<56 | 1<<56 - 1
+
 type rcuCallback struct {
 	need uint64 // CPUs that have yet to pass a quiescent state
 	fn   func(*Task)
@@ -61,6 +64,9 @@ func (m *Machine) rcuQuiescent(c *cpu) {
 		return
 	}
 	c.Touch(x86.CPUPartObj(0, x86.CPURCU), x86.AccWrite)
+	if h := m.happens; h != nil {
+		h.release(c.cur, rcuObj)
+	}
 	bit := uint64(1) << c.ID
 	var ready []rcuCallback
 	m.rcu.lock.Lock()
@@ -77,6 +83,7 @@ func (m *Machine) rcuQuiescent(c *cpu) {
 	m.rcu.lock.Unlock()
 	for _, cb := range ready {
 		c.Trace.Inc(trace.EmuRCUGrace)
+		c.cur.Acquired(rcuObj)
 		cb.fn(c.cur)
 	}
 }

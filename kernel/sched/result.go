@@ -259,16 +259,16 @@ func (m *Machine) Run() *Result {
 		}()
 		m.wait(done)
 	}
+	if m.opts.TSO && !m.det1.stalled {
+		m.drainAll()
+	}
 	m.resultLock.Lock()
 	r := m.result
 	m.resultLock.Unlock()
 	if r == nil {
 		r = &Result{Reason: Quiet}
 		if m.live.Load() > 0 {
-			var b strings.Builder
-			b.WriteString("nothing can happen any more\n")
-			m.describeTasks(&b)
-			r.Reason, r.Detail = Deadlock, b.String()
+			r.Reason, r.Detail = Deadlock, m.deadlock()
 		}
 	}
 	if m.det && r.Reason == Stuck {

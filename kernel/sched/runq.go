@@ -167,6 +167,9 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 	}
 	m.par.moves.Add(1)
 	t.state.Store(int32(TaskRunning))
+	if by != nil {
+		by.orders(t)
+	}
 	if t.onRQ {
 		// It is on its way into Schedule, which will find it running.
 		home.rq.lock.Unlock()

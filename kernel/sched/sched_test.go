@@ -446,6 +446,7 @@ func TestStopEndsADeterministicRun(t *testing.T) {
 			close(begun)
 			for range 200_000_000 { // an end, and a failure, if Stop does nothing
 				t.Point(x86.OpYield, 0)
+				t.Progress() // or it would be a livelock
 			}
 		})
 		go func() { <-begun; m.Stop("enough") }()

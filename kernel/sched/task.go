@@ -69,6 +69,12 @@ type Task struct {
 	// interrupted: they are not part of the handler's lock order. Owner.
 	HeldAtIRQ int
 
+	event  bool // sleeps until a condition holds, and may be woken to look again. Owner.
+	missed bool // the condition held when nothing could happen any more; see probe
+
+	slot  int   // number among all tasks, for clocks. Immutable.
+	clock clock // what happened before the task's present; nil without the checker of races. Owner.
+
 	co     *coro
 	fn     func(*Task)
 	daemon bool
@@ -119,10 +125,15 @@ func (m *Machine) NewTask(o TaskOptions, fn func(*Task)) *Task {
 	m.tasksLock.Lock()
 	m.nextTask++
 	t.ID = m.nextTask
+	t.slot = m.slots
+	m.slots++
 	m.tasks[t.ID] = t
 	m.tasksLock.Unlock()
 	if !t.daemon {
 		m.live.Add(1)
+	}
+	if m.happens != nil {
+		t.tick()
 	}
 	t.co = m.host.getCoro()
 	t.co.fn = t.main
@@ -162,6 +173,11 @@ func (m *Machine) Start(by, t *Task) {
 func (m *Machine) newIdle(c *cpu) *Task {
 	t := &Task{M: m, ID: -1 - c.ID, Name: "swapper", daemon: true}
 	t.C = &c.CPU
+	t.slot = m.slots
+	m.slots++
+	if m.happens != nil {
+		t.tick()
+	}
 	t.cpuID.Store(int32(c.ID))
 	t.onRQ = true
 	t.co = m.host.getCoro()
@@ -349,6 +365,7 @@ func (t *Task) switchAway(preempt bool) {
 	} else if t.Ctx != nil {
 		t.Ctx.Lazy(&c.CPU)
 	}
+	t.orders(next)
 	next.C = &c.CPU
 	c.run(next)
 	c.running.Poke(uint64(max(next.ID, 0)))

@@ -40,6 +40,7 @@ func (w *Workqueue) loop(t *Task) {
 			w.list = append(w.list[:0], w.list[1:]...)
 		}
 		w.lock.Unlock()
+		t.Acquired(w.obj)
 		if fn == nil {
 			t.WaitingOn(w.obj)
 			t.Schedule()

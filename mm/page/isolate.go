@@ -89,6 +89,7 @@ func (s *ZoneStat) freed() {
 func (m *Map) IsolateZone(t *sched.Task, z int, l LRUList, scan int, buf []x86.PFN) (taken, scanned int) {
 	zn := &m.zones[z]
 	off := zn.lruLock.LockIRQSave(t)
+	t.WriteOf(zn, "lru")
 	for n := zn.lru[l].n; n > 0 && taken < len(buf) && scanned < scan; n-- {
 		pfn := zn.lru[l].last
 		scanned++
@@ -122,12 +123,14 @@ func (m *Map) PutbackZone(t *sched.Task, pages []x86.PFN) {
 		n := 0
 		z := m.zoneOf(uint32(pages[0]))
 		off := z.lruLock.LockIRQSave(t)
+		t.WriteOf(z, "lru")
 		for ; len(pages) > 0 && n < len(back); pages = pages[1:] {
 			p := m.Page(pages[0])
 			if !m.Evictable(p) {
 				z.lruLock.UnlockIRQRestore(t, off)
 				m.PutbackLRU(t, p)
 				off = z.lruLock.LockIRQSave(t)
+				t.WriteOf(z, "lru")
 				continue
 			}
 			m.SetFlag(t, p, LRU)
@@ -153,6 +156,7 @@ func (m *Map) DeactivateZone(t *sched.Task, pages []x86.PFN) {
 	}
 	z := m.zoneOf(uint32(pages[0]))
 	off := z.lruLock.LockIRQSave(t)
+	t.WriteOf(z, "lru")
 	for _, pfn := range pages {
 		p := m.Page(pfn)
 		m.SetFlag(t, p, LRU)

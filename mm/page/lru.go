@@ -92,6 +92,7 @@ func (m *Map) delFromList(t *sched.Task, z *zone, pfn uint32, l LRUList) {
 func (m *Map) delFromLRU(t *sched.Task, p *Page) {
 	z := m.zoneOf(uint32(m.PFN(p)))
 	off := z.lruLock.LockIRQSave(t)
+	t.WriteOf(z, "lru")
 	m.delFreedFromLRU(t, z, p)
 	z.lruLock.UnlockIRQRestore(t, off)
 }
@@ -113,6 +114,7 @@ func (m *Map) ActivatePage(t *sched.Task, p *Page) {
 	pfn := uint32(m.PFN(p))
 	z := m.zoneOf(pfn)
 	off := z.lruLock.LockIRQSave(t)
+	t.WriteOf(z, "lru")
 	flags := p.Flags.Load(t.C, x86.PageObj(x86.PFN(pfn), x86.PageFlags))
 	if flags&(1<<LRU) != 0 && flags&(1<<Active|1<<Unevictable) == 0 {
 		l := baseLRU(flags)
@@ -150,6 +152,7 @@ func (m *Map) AddToUnevictable(t *sched.Task, p *Page) {
 	pfn := uint32(m.PFN(p))
 	z := m.zoneOf(pfn)
 	off := z.lruLock.LockIRQSave(t)
+	t.WriteOf(z, "lru")
 	m.SetFlag(t, p, Unevictable)
 	m.SetFlag(t, p, LRU)
 	m.addToList(t, z, pfn, UnevictableList)
@@ -170,6 +173,7 @@ func (m *Map) IsolateLRU(t *sched.Task, p *Page) bool {
 	pfn := uint32(m.PFN(p))
 	z := m.zoneOf(pfn)
 	off := z.lruLock.LockIRQSave(t)
+	t.WriteOf(z, "lru")
 	ok := m.isolate(t, z, p)
 	z.lruLock.UnlockIRQRestore(t, off)
 	return ok
@@ -195,6 +199,7 @@ func (m *Map) IsolateTail(t *sched.Task, l LRUList, scan int, buf []x86.PFN) (ta
 	for i := range m.zones {
 		z := &m.zones[i]
 		off := z.lruLock.LockIRQSave(t)
+		t.WriteOf(z, "lru")
 		for n := z.lru[l].n; n > 0 && taken < len(buf) && scanned < scan; n-- {
 			pfn := z.lru[l].last
 			scanned++

@@ -69,6 +69,7 @@ func (m *Map) pagevecLRUAdd(t *sched.Task, v *pagevec, l LRUList) {
 			}
 			z = home
 			off = z.lruLock.LockIRQSave(t)
+			t.WriteOf(z, "lru")
 		}
 		if p.Flags.Peek()&(1<<LRU|1<<Active|1<<Unevictable) != 0 {
 			m.badPage(t, p, "page in a pagevec is on an LRU list")
@@ -125,6 +126,7 @@ func (m *Map) pagevecMoveTail(t *sched.Task, v *pagevec) {
 			}
 			z = home
 			z.lruLock.Lock(t)
+			t.WriteOf(z, "lru")
 		}
 		flags := p.Flags.Peek()
 		if flags&(1<<LRU) != 0 && flags&(1<<Active|1<<Unevictable) == 0 {
@@ -223,6 +225,7 @@ func releasePages[T ~uint32](t *sched.Task, m *Map, pages []T, kind RefKind, col
 				}
 				z = home
 				off = z.lruLock.LockIRQSave(t)
+				t.WriteOf(z, "lru")
 			}
 			m.delFreedFromLRU(t, z, p)
 		}

@@ -152,15 +152,22 @@ func (c *c1Check) Device(n uint64, ev sched.Event) {
 }
 
 // c1Target makes the program a target under policy p.
-func c1Target(p mm.Policy) explore.Target {
-	return explore.Target{Name: "c1", Policy: p.Name(), Run: func(st sched.Strategy, o sched.Observer) explore.Observation {
+func c1Target(p mm.Policy) explore.Target { return c1TargetOn(p, sched.Options{}) }
+
+// c1TargetOn is c1Target with the machine's options.
+func c1TargetOn(p mm.Policy, o sched.Options) explore.Target {
+	tso, name := o.TSO, "c1"
+	if tso {
+		name = "c1_tso"
+	}
+	return explore.Target{Name: name, Policy: p.Name(), Run: func(st sched.Strategy, o sched.Observer) explore.Observation {
 		mem, err := memHost.NewMemory(x86.MemoryOptions{Bytes: 1 << 20})
 		if err != nil {
 			panic(err)
 		}
 		defer mem.Release()
 		gate := explore.NewGate(st)
-		m, err := sched.New(sched.Options{CPUs: 2, Regime: sched.Free, Strategy: gate, Mem: mem, Host: schedHost, StepLimit: 20000})
+		m, err := sched.New(sched.Options{CPUs: 2, Regime: sched.Free, Strategy: gate, Mem: mem, Host: schedHost, StepLimit: 20000, TSO: tso})
 		if err != nil {
 			panic(err)
 		}

@@ -18,7 +18,11 @@ import (
 // before the first look-up, never cleared, and not inherited. write_protect_seq is odd
 // while fork write-protects: a gup-fast that pins and meets it, or sees it change,
 // takes nothing and goes the slow way, where mmap_sem makes it wait for fork.
-type follPin struct{ mm.Stock }
+type follPin struct {
+	mm.Stock
+	// noBarrier takes the barrier behind the odd sequence out; see TestBarriersOfC1.
+	noBarrier bool
+}
 
 // pinBias is GUP_PIN_COUNTING_BIAS.
 const pinBias = 1024
@@ -143,10 +147,12 @@ func (p follPin) FastHuge(f *mm.Fast, ref x86.PTERef, pte x86.PTE, head *page.Pa
 }
 
 // ForkBegin makes the sequence odd.
-func (follPin) ForkBegin(f *mm.Fork) {
+func (fp follPin) ForkBegin(f *mm.Fork) {
 	p := pinsOf(f.Src)
 	p.seq.Store(f.T.C, p.obj, p.seq.Peek()+1)
-	f.T.C.Fence()
+	if !fp.noBarrier {
+		f.T.C.Fence()
+	}
 }
 
 // ForkEnd makes it even again, and gives back a page that was set aside for a copy and

@@ -22,6 +22,9 @@ type PGGUP struct {
 	// noForce the write fault before a page is handed out: the deciding lines, for
 	// mutants.
 	noRecheck, noCopy, noForce bool
+	// noBarrier takes the barriers out, and plainFlag sets the mark with a plain store
+	// instead of a locked instruction; see TestBarriersOfC1.
+	noBarrier, plainFlag bool
 }
 
 // pageGUP is PG_gup. It stays set until the page is freed.
@@ -69,9 +72,15 @@ func (p PGGUP) FastTake(f *mm.Fast, ref x86.PTERef, _ x86.PTE, pg *page.Page) bo
 		return true
 	}
 	if !pages.TestFlag(f.T, pg, pageGUP) {
-		pages.SetFlag(f.T, pg, pageGUP)
+		if p.plainFlag {
+			pg.Flags.Store(f.T.C, x86.PageObj(pages.PFN(pg), x86.PageFlags), pg.Flags.Peek()|1<<pageGUP)
+		} else {
+			pages.SetFlag(f.T, pg, pageGUP)
+		}
 	}
-	f.T.C.Fence()
+	if !p.noBarrier {
+		f.T.C.Fence()
+	}
 	if !p.noRecheck && ref.Load(f.T.C)&(f.Mask|x86.PteSpecial) != f.Mask|x86.PteRW {
 		pages.PutAs(f.T, pg, page.RefPin)
 		return false
@@ -116,7 +125,9 @@ func (p PGGUP) ForkPTE(f *mm.Fork) mm.ForkNext {
 		f.AddMapping(pg)
 		f.Page = pg
 		if protect && pg.Anon() {
-			t.C.Fence()
+			if !p.noBarrier {
+				t.C.Fence()
+			}
 			if pages.TestFlag(t, pg, pageGUP) && !p.noCopy {
 				forceCOW = p.pinned(f, pg)
 			}

@@ -47,7 +47,7 @@ func EverySchedule(tb testing.TB, b Bound, fn func(*kernel.Thread)) {
 		b.Schedules = 200
 	}
 	o := b.Options
-	o.Regime = sched.Free
+	o.Regime, o.CheckRaces = sched.Free, true
 	if o.Memory == 0 {
 		o.Memory = 1 << 20
 	}

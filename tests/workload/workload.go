@@ -120,6 +120,8 @@ type Options struct {
 	// zero means every 256, a negative number never. The page that a step touches is
 	// checked after each step.
 	CheckEvery int
+	// CheckRaces and TSO are kernel.Options'.
+	CheckRaces, TSO bool
 	// StepLimit bounds a deterministic run; zero means 200,000 in the Free regime.
 	StepLimit uint64
 	// Booted is called with the machine before it runs: to stop it from outside, or
@@ -351,6 +353,7 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 		CPUs: o.CPUs, Memory: w.Memory(o.Values), Regime: o.Regime, Strategy: o.Strategy,
 		Policy: o.Policy, ForceHooks: o.ForceHooks, Disks: []kernel.Disk{disk}, Events: o.Events,
 		Hosts: o.Hosts, Cost: o.Cost, StepLimit: o.StepLimit, Watchdog: watchdog,
+		CheckRaces: o.CheckRaces, TSO: o.TSO,
 		LivelockNS: 2_000_000_000, // no workload waits longer for anything
 	}
 	if w.Tune != nil {
