@@ -131,7 +131,7 @@ const (
 	EmuPolicyWaits       // times a policy made somebody wait
 	EmuPolicyWarnings    // diagnostics that a policy printed
 	EmuPolicyRefusals    // requests that a policy turned down
-	EmuUnshare           // pages unshared by a policy
+	EmuUnshare           // copies that a read pin asked for (FAULT_FLAG_UNSHARE of later kernels)
 	// Block and direct I/O.
 	EmuBios
 	EmuBioMerges
