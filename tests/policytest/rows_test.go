@@ -16,7 +16,7 @@ var (
 	loop = Known{"races", "readonly_buffer", "livelock", "finding 3: a read pin of read-only anonymous memory never returns"}
 	lame = Known{"no_memory", "fork_pre_cow", "bug", "a copy at fork that runs out of memory leaves its map count and references behind (fork_pre_cow)"}
 	once = Known{"races", "", "leak", "finding 11: decow_one_pte puts the old page once too few"}
-	half = Known{"no_memory", "decow_one_pte", "bug", "a fork that fails half-way leaves a marked page shared with the child being torn down; the parent's next store asserts"}
+	half = Known{"no_memory", "decow_one_pte", "bug", "finding 30: a fork that fails leaves a marked page shared with the child being torn down"}
 	took = Known{"races", "mprotect_pin", "wrong-copy", "finding 17: a store after mprotect copies a pinned page away"}
 	leak = Known{"races", "late_dma", "leak-to-disk", "as for a driver's pin the other way round"}
 	dead = Known{"races", "vmsplice", "deadlock", "finding 21: fork waits for a pipe that the child is to read"}
