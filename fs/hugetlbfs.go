@@ -45,8 +45,8 @@ func hugetlbfsPath(path string) (size uint64, ok bool) {
 	return 0, false
 }
 
-// openHuge is Open for a path in hugetlbfs. Errors: ENOENT, EEXIST, ENOTDIR, and EINVAL with
-// ODirect, which hugetlbfs does not have.
+// openHuge is Open for a path in hugetlbfs. Errors: ENOENT, EEXIST, ENOTDIR, EINVAL with
+// ODirect, which hugetlbfs does not have, ENFILE and ENOSPC if there is no memory.
 func (s *System) openHuge(t *sched.Task, path string, size uint64, flags OpenFlags) (*File, error) {
 	h := &s.huge
 	h.mutex.Lock(t)
@@ -60,8 +60,10 @@ func (s *System) openHuge(t *sched.Task, path string, size uint64, flags OpenFla
 		err = unix.ENOTDIR
 	case flags&ODirect != 0:
 		err = unix.EINVAL
+	case s.pages.FailSite(t, siteFile):
+		err = unix.ENFILE
 	case i == nil:
-		i, err = s.newHugeInode(path, size)
+		i, err = s.newHugeInode(t, path, size)
 	}
 	var f *File
 	if err == nil {
@@ -76,8 +78,8 @@ func (s *System) openHuge(t *sched.Task, path string, size uint64, flags OpenFla
 }
 
 // newHugeInode makes a file, whose name has the reference. The caller holds the mutex.
-func (s *System) newHugeInode(path string, size uint64) (*Inode, error) {
-	ino, err := s.huge.sys.NewHugeInode(path, size)
+func (s *System) newHugeInode(t *sched.Task, path string, size uint64) (*Inode, error) {
+	ino, err := s.huge.sys.NewHugeInode(t, path, size)
 	if err != nil {
 		return nil, err
 	}

@@ -146,10 +146,16 @@ func (f *File) single(t *sched.Task, addr, n uint64, pos int64, write bool) (int
 	return f.run(t, k, k.inline[:], write)
 }
 
+// uioFastIOV is how many buffers fit on the stack (UIO_FASTIOV).
+const uioFastIOV = 8
+
 func (f *File) vector(t *sched.Task, iov []IOVec, pos int64, write bool) (int64, error) {
 	n, err := checkVector(iov)
 	if err == nil {
 		err = f.verify(pos, n, write)
+	}
+	if err == nil && len(iov) > uioFastIOV && f.Inode.FS.pages.FailSite(t, "iovec") {
+		err = unix.ENOMEM
 	}
 	if err != nil || n == 0 {
 		return 0, err

@@ -19,11 +19,7 @@ func (mmMemory) getUserPagesFast(t *sched.Task, start uint64, n int, write bool,
 // take is get_page as get_user_pages does it, so that a policy which counts pins
 // sees as many of them go as come.
 func (u mmMemory) take(t *sched.Task, p *page.Page, kind mm.PinKind) {
-	if u.s.Hooks()&mm.HookPut != 0 {
-		u.s.Policy().Take(t, p, kind, 1)
-		return
-	}
-	u.s.Pages.GetAs(t, p, page.RefPin)
+	u.s.TakeUserPage(t, p, kind)
 }
 
 func (u mmMemory) put(t *sched.Task, p *page.Page, kind mm.PinKind) { u.s.PutUserPage(t, p, kind) }

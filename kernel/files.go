@@ -6,10 +6,15 @@ import (
 	"github.com/cowlab/cowlab/fs"
 	"github.com/cowlab/cowlab/kernel/lock"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/mm"
 )
 
 // maxFDs is RLIMIT_NOFILE.
 const maxFDs = 1024
+
+// inlineFDs is how many files fit into files_struct itself (NR_OPEN_DEFAULT); beyond that
+// the table is allocated, twice as large each time.
+const inlineFDs = 64
 
 // files is a process's table of open files: files_struct. Its threads share it; fork
 // copies it, and both copies refer to the same files.
@@ -35,8 +40,8 @@ func (f *files) get(t *sched.Task, fd int) (*fs.File, error) {
 }
 
 // install puts a file into the lowest free place and returns its descriptor (get_unused_fd,
-// fd_install). The caller's reference becomes the table's. EMFILE if there are too
-// many.
+// fd_install). The caller's reference becomes the table's, unless there is an error: EMFILE if
+// there are too many, ENOMEM.
 func (f *files) install(t *sched.Task, file *fs.File) (int, error) {
 	f.lock.Lock(t)
 	fd := 0
@@ -48,6 +53,10 @@ func (f *files) install(t *sched.Task, file *fs.File) (int, error) {
 		return -1, unix.EMFILE
 	}
 	if fd == len(f.fds) {
+		if fd >= inlineFDs && fd&(fd-1) == 0 && mm.SystemOf(t).Pages.FailSite(t, "fdtable") { // expand_fdtable
+			f.lock.Unlock(t)
+			return -1, unix.ENOMEM
+		}
 		f.fds = append(f.fds, nil)
 	}
 	f.fds[fd] = file

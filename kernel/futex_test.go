@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
@@ -312,4 +313,21 @@ func TestSharedFutexOnTheZeroPageHangs(t *testing.T) {
 		t.Error("it returned")
 	})
 	assert.Equal(t, sched.Livelock, out.Reason, out.Detail)
+}
+
+// So does that of a word behind the first small page of a huge one: a tail page has no mapping
+// (fixed for 2.6.38 by looking at the head, and for the key's offset in 3.10: LTP's futex_wake04).
+func TestSharedFutexBehindTheHeadOfAHugePageHangs(t *testing.T) {
+	for _, c := range []struct {
+		off  uint64
+		want sched.Reason
+	}{{x86.PageSize - 4, sched.Quiet}, {x86.PageSize, sched.Livelock}} {
+		m := boot(t, Options{CPUs: 1, Regime: sched.Timed, StepLimit: 20_000, Memory: 8 << 20, HugePages: 1})
+		out := m.Run(func(th *Thread) {
+			a := th.MustMmapHuge(1, mm.HugePage2M, mm.MapShared)
+			th.Store32(a, 1)
+			_, _ = th.FutexWake(a+c.off, 1, FutexShared)
+		})
+		assert.Equal(t, c.want, out.Reason, "%#x: %v", c.off, out.Detail)
+	}
 }

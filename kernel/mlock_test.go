@@ -54,3 +54,20 @@ func TestMlockedPagesStay(t *testing.T) {
 		assert.EqualValues(t, 0, m.trace.Gauge(trace.NrUnevictable))
 	})
 }
+
+// A store after fork copies a locked page away from its owner: the old page is not locked
+// any more (clear_page_mlock), the new one is.
+func TestCopyOfALockedPage(t *testing.T) {
+	m, _ := run(t, Options{CPUs: 1}, func(th *Thread) {
+		a := th.MustMmap(4096)
+		require.NoError(t, th.Mlock(a, 4096))
+		cleared := th.m.trace.Sum(trace.UnevictablePGsCleared)
+		pid, err := th.Fork(func(c *Thread) { c.Usleep(1000) })
+		require.NoError(t, err)
+		th.Store8(a, 1)
+		assert.EqualValues(t, 1, th.m.trace.Sum(trace.UnevictablePGsCleared)-cleared)
+		assert.EqualValues(t, 1, th.m.trace.Gauge(trace.NrMlock))
+		_, _, _ = th.Wait(pid)
+	})
+	assert.EqualValues(t, 0, m.trace.Gauge(trace.NrMlock))
+}

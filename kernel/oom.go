@@ -73,6 +73,7 @@ func (m *Machine) recordVictim(t *sched.Task, v Victim, space *mm.MM) {
 	if space != nil {
 		v.Pages = space.AnonRSS.Peek() + space.FileRSS.Peek()
 	}
+	t.C.Trace.Event(trace.EvOOMKill, t.C.Now(), uint64(v.PID), v.Score, v.Pages)
 	m.tasklist.Lock(t)
 	m.victims = append(m.victims, v)
 	m.tasklist.Unlock(t)

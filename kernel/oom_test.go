@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 )
 
@@ -17,7 +18,7 @@ var rewriteOOM = flag.Bool("rewrite", false, "rewrite testdata")
 // The report of the OOM killer, word for word, and /proc/meminfo after it: the timed regime
 // gives the same numbers on every host. go test ./kernel -run OOMReport -rewrite
 func TestOOMReport(t *testing.T) {
-	o := small(Options{CPUs: 2, Regime: sched.Timed})
+	o := small(Options{CPUs: 2, Regime: sched.Timed, Events: true})
 	o.Disks[0].Size = 64 << 12
 	m := boot(t, o)
 	m.MM().SetOvercommit(mm.OvercommitAlways, 0)
@@ -38,7 +39,16 @@ func TestOOMReport(t *testing.T) {
 	})
 	require.NoError(t, out.Err())
 	require.Len(t, out.Victims, 1)
-	got := out.Victims[0].Report + "\n" + m.Meminfo()
+	seen := map[trace.EventKind]trace.Event{}
+	for _, e := range m.Trace().Events() {
+		seen[e.Kind] = e
+	}
+	for _, k := range []trace.EventKind{trace.EvReclaimBegin, trace.EvReclaimEnd, trace.EvUnmap, trace.EvSwapOut, trace.EvKswapdWake} {
+		assert.Contains(t, seen, k, "%v", k)
+	}
+	v := out.Victims[0]
+	assert.Equal(t, [3]uint64{uint64(v.PID), v.Score, v.Pages}, [3]uint64{seen[trace.EvOOMKill].A, seen[trace.EvOOMKill].B, seen[trace.EvOOMKill].C})
+	got := v.Report + "\n" + m.Meminfo()
 	const golden = "testdata/oom.txt"
 	if *rewriteOOM {
 		require.NoError(t, os.MkdirAll("testdata", 0o755))

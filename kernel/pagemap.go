@@ -37,7 +37,7 @@ func (e PagemapEntry) PFN() x86.PFN { return x86.PFN(e & pagemapPayloadMask) }
 // Pagemap returns an entry for each page of a range: what reading /proc/self/pagemap gives
 // (Linux 2.6.29 fs/proc/task_mmu.c:pagemap_read). The answer is a Go slice and not emulated
 // memory. Page tables are read without their locks, as there. EINVAL if addr is not
-// page-aligned. What lies beyond user space is left out, as at the end of a file, and at
+// page-aligned, ENOMEM. What lies beyond user space is left out, as at the end of a file, and at
 // most 2^20 entries are given at a time.
 func (t *Thread) Pagemap(addr, length uint64) ([]PagemapEntry, error) {
 	if addr&^x86.PageMask != 0 {
@@ -51,6 +51,9 @@ func (t *Thread) Pagemap(addr, length uint64) ([]PagemapEntry, error) {
 	var out []PagemapEntry
 	err := t.Kernel(func(task *sched.Task) error {
 		space := t.p.space
+		if t.m.pages.FailSite(task, "pagemap_read") {
+			return unix.ENOMEM
+		}
 		space.MmapSem.DownRead(task)
 		out = t.m.pagemap(space, addr, end)
 		space.MmapSem.UpRead(task)

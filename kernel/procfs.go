@@ -150,7 +150,8 @@ func (m *Machine) Meminfo() string {
 	kb := func(c trace.Counter) uint64 { return uint64(max(m.trace.Gauge(c), 0)) << (x86.PageShift - 10) }
 	total := m.pages.Frames() << (x86.PageShift - 10)
 	swapCached := m.sys.SwapCachePages() << (x86.PageShift - 10)
-	cached := kb(trace.NrFilePages) - swapCached
+	cached := kb(trace.NrFilePages)
+	cached -= min(cached, swapCached) // they are not read at one moment
 	swapTotal, swapFree := m.sys.SwapPages()
 	active, inactive := kb(trace.NrActiveAnon)+kb(trace.NrActiveFile), kb(trace.NrInactiveAnon)+kb(trace.NrInactiveFile)
 	var b strings.Builder
@@ -188,5 +189,7 @@ func (m *Machine) Meminfo() string {
 		fmt.Fprintf(&b, "%-19s%5d\n", f.name+":", f.n)
 	}
 	fmt.Fprintf(&b, "%-16s%8d kB\n", "Hugepagesize:", pool.Size>>10)
+	// arch_report_meminfo: the kernel's own mapping of memory, which has no page tables here.
+	fmt.Fprintf(&b, "%-16s%8d kB\n%-16s%8d kB\n", "DirectMap4k:", total&(2<<10-1), "DirectMap2M:", total&^(2<<10-1))
 	return b.String()
 }

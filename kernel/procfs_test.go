@@ -5,6 +5,7 @@ package kernel
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,4 +93,44 @@ func TestProcfsOfASleepingProcess(t *testing.T) {
 	text, err = m.Smaps(1)
 	require.NoError(t, err)
 	assert.Contains(t, text, "Private_Dirty:         4 kB\n")
+}
+
+// The names that /proc/vmstat and /proc/meminfo have in 2.6.29 on x86-64 without NUMA, in
+// their order (mm/vmstat.c, fs/proc/meminfo.c).
+func TestProcfsHasTheKernelsNames(t *testing.T) {
+	m := boot(t, Options{CPUs: 1, Regime: sched.Timed})
+	require.NoError(t, m.Run(func(*Thread) {}).Err())
+	var stat strings.Builder
+	require.NoError(t, m.VMStat(&stat, false /* emu */))
+	var got []string
+	for line := range strings.Lines(stat.String()) {
+		name, _, _ := strings.Cut(line, " ")
+		got = append(got, name)
+	}
+	zones := func(names ...string) (out []string) {
+		for _, n := range names {
+			out = append(out, n+"_dma", n+"_dma32", n+"_normal", n+"_movable")
+		}
+		return out
+	}
+	assert.Equal(t, slices.Concat(
+		strings.Fields(`nr_free_pages nr_inactive_anon nr_active_anon nr_inactive_file nr_active_file nr_unevictable
+			nr_mlock nr_anon_pages nr_mapped nr_file_pages nr_dirty nr_writeback nr_slab_reclaimable nr_slab_unreclaimable
+			nr_page_table_pages nr_unstable nr_bounce nr_vmscan_write nr_writeback_temp pgpgin pgpgout pswpin pswpout`),
+		zones("pgalloc"), strings.Fields("pgfree pgactivate pgdeactivate pgfault pgmajfault"),
+		zones("pgrefill", "pgsteal", "pgscan_kswapd", "pgscan_direct"),
+		strings.Fields(`pginodesteal slabs_scanned kswapd_steal kswapd_inodesteal pageoutrun allocstall pgrotated
+			htlb_buddy_alloc_success htlb_buddy_alloc_fail unevictable_pgs_culled unevictable_pgs_scanned unevictable_pgs_rescued
+			unevictable_pgs_mlocked unevictable_pgs_munlocked unevictable_pgs_cleared unevictable_pgs_stranded unevictable_pgs_mlockfreed`),
+	), got)
+
+	got = nil
+	for line := range strings.Lines(m.Meminfo()) {
+		name, _, _ := strings.Cut(line, ":")
+		got = append(got, name)
+	}
+	assert.Equal(t, strings.Fields(`MemTotal MemFree Buffers Cached SwapCached Active Inactive Active(anon) Inactive(anon)
+		Active(file) Inactive(file) Unevictable Mlocked SwapTotal SwapFree Dirty Writeback AnonPages Mapped Slab SReclaimable
+		SUnreclaim PageTables NFS_Unstable Bounce WritebackTmp CommitLimit Committed_AS VmallocTotal VmallocUsed VmallocChunk
+		HugePages_Total HugePages_Free HugePages_Rsvd HugePages_Surp Hugepagesize DirectMap4k DirectMap2M`), got)
 }

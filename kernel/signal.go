@@ -271,6 +271,9 @@ func (p *Process) sendSignal(by *sched.Task, to *Thread, info SigInfo) {
 		}
 		if *set&s.bit() == 0 {
 			*set |= s.bit()
+			if p.m.pages.FailSite(by, "sigqueue") {
+				info = SigInfo{Signal: s, skip: info.skip} // as collect_signal makes one up
+			}
 			*infos = append(*infos, info)
 		}
 		if taker != nil {

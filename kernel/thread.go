@@ -146,21 +146,44 @@ func (t *Thread) CPU() int { return t.task.C.ID }
 // use the same emulated memory. The new thread ends when fn returns or calls
 // ExitThread, and at the latest when the process ends: as in C, when the function
 // of the first thread returns, all others are killed, so Join them before.
+//
+// A thread that cannot be made ends the process with SIGABRT, as in a program that takes
+// for granted that it can; CreateThread returns the error.
 func (t *Thread) Go(name string, fn func(*Thread)) *Thread {
+	th, err := t.CreateThread(name, fn)
+	if err != nil {
+		_ = t.Kill(t.p.pid, SIGABRT)
+		t.Exit(127) // it was blocked or handled
+	}
+	return th
+}
+
+// threadSites are the structures of a new thread. Immutable.
+var threadSites = [...]string{"task_struct", "pid"}
+
+// CreateThread is Go with an error: ENOMEM (pthread_create makes it EAGAIN). Linux 2.6.29
+// kernel/fork.c:copy_process with CLONE_THREAD.
+func (t *Thread) CreateThread(name string, fn func(*Thread)) (*Thread, error) {
 	task := t.enter(SysClone, 0, 0)
 	p := t.p
+	for _, site := range threadSites {
+		if t.m.pages.FailSite(task, site) {
+			t.leave(SysClone, result(0, unix.ENOMEM))
+			return nil, unix.ENOMEM
+		}
+	}
 	th := p.newThread(fn)
 	p.space.MMGet(task)
 	if !p.addThread(task, th, name) {
 		p.space.MMPut(task)
 		t.leave(SysClone, result(0, unix.EINTR)) // does not return: we are being killed ourselves
-		return nil
+		return nil, unix.EINTR
 	}
 	task.C.Trace.Inc(trace.EmuClone)
 	t.started(th)
 	t.m.sched.Start(task, th.task)
 	t.leave(SysClone, int64(th.tid))
-	return th
+	return th, nil
 }
 
 // started records that t has made th.

@@ -265,13 +265,17 @@ func (as *AddressSpace) FindGetPages(t *sched.Task, index uint64, buf []*page.Pa
 }
 
 // AddToPageCache puts a page into the cache (add_to_page_cache_locked). The
-// error is EEXIST if there is one at index already.
+// errors are EEXIST if there is one at index already, and ENOMEM for huge pages; others have
+// their node before (radix_tree_preload in shmem_getpage).
 //
 // Preconditions:
 //   - the caller has the page locked and a reference; the cache takes its own
 //   - the page is in no other cache
 func (as *AddressSpace) AddToPageCache(t *sched.Task, p *page.Page, index uint64) error {
 	pm := as.Sys.Pages
+	if as.huge != nil && pm.FailSite(t, "radix_tree_preload") {
+		return unix.ENOMEM
+	}
 	pm.GetAs(t, p, page.RefCache)
 	p.Mapping, p.Index = as.handle(), index
 	off := as.TreeLock.LockIRQSave(t)

@@ -63,8 +63,7 @@ func (s *System) dupMmap(t *sched.Task, m, old *MM) error {
 	}
 	f := &ts.fork
 	*f = Fork{T: t, Src: old, Dst: m}
-	m.ksmFork(t, old)
-	var err error
+	err := m.ksmFork(t, old)
 	for v := old.firstVMA(); v != nil && err == nil; v = old.nextVMA(v) {
 		err = s.dupVMA(t, f, v)
 	}

@@ -16,7 +16,8 @@ import (
 // private mapping of a file has another key after the first store to its page. And where
 // nobody has touched private anonymous memory, get_user_pages hands out the zero page,
 // which belongs to nothing, now or later: the look is repeated for ever. 2.6.33 asks for
-// write access instead.
+// write access instead. The same happens behind the first small page of a huge one, because
+// only the head has a mapping (until 2.6.38).
 //
 // Preconditions:
 //   - mmap_sem is not held, the task may sleep

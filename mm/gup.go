@@ -47,6 +47,9 @@ func GetUserPages(t *sched.Task, mm *MM, start uint64, n int, flags GUPFlags, ki
 	t.C.Trace.Event(trace.EvGUPSlowEnd, t.C.Now(), start&x86.PageMask, uint64(got), 0)
 	*g = outer
 	t.C.Trace.Add(trace.EmuGUPSlowPages, uint64(got))
+	if pages != nil {
+		countPins(t, kind, got)
+	}
 	if got > 0 {
 		return got, nil
 	}
@@ -248,11 +251,24 @@ func (s *System) followNone(g *GUP) (*page.Page, error) {
 	return p, nil
 }
 
-// takePin takes one reference on behalf of a user of get_user_pages.
-func (s *System) takePin(t *sched.Task, p *page.Page, kind PinKind) {
-	if kind == PinPin {
-		t.C.Trace.Inc(trace.EmuNrFollPinAcquired)
+// countPins counts pages that were pinned, in the way in which later kernels do
+// (FOLL_PIN, for however long): each page once, whoever took the reference, the core or a
+// policy's hook. PutUserPage counts the same pages when they are released.
+func countPins(t *sched.Task, kind PinKind, n int) {
+	if kind != PinGet {
+		t.C.Trace.Add(trace.EmuNrFollPinAcquired, uint64(n))
 	}
+}
+
+// TakeUserPage takes one more reference of the kind on a page of which the caller has one,
+// for PutUserPage to drop: what a bio holds besides the request that made it.
+func (s *System) TakeUserPage(t *sched.Task, p *page.Page, kind PinKind) {
+	countPins(t, kind, 1)
+	s.takePin(t, p, kind)
+}
+
+// takePin takes one reference on behalf of a user of get_user_pages, uncounted.
+func (s *System) takePin(t *sched.Task, p *page.Page, kind PinKind) {
 	if s.hooks&HookPut != 0 {
 		s.policy.Take(t, p, kind, 1)
 		return
@@ -260,11 +276,11 @@ func (s *System) takePin(t *sched.Task, p *page.Page, kind PinKind) {
 	s.Pages.GetAs(t, p, page.RefPin)
 }
 
-// PutUserPage drops a reference that GetUserPages or GetUserPagesFast took with the
+// PutUserPage drops a reference that GetUserPages, GetUserPagesFast or TakeUserPage took with the
 // same kind (put_page, or unpin_user_page of later kernels). It may be called
 // in interrupts.
 func (s *System) PutUserPage(t *sched.Task, p *page.Page, kind PinKind) {
-	if kind == PinPin {
+	if kind != PinGet {
 		t.C.Trace.Inc(trace.EmuNrFollPinReleased)
 	}
 	if s.hooks&HookPut != 0 {

@@ -57,6 +57,7 @@ func GetUserPagesFast(t *sched.Task, start uint64, n int, write bool, kind PinKi
 			w.c.IRQDisable()
 			got = w.walk(start, start+length, pages)
 			w.c.IRQEnable()
+			countPins(t, kind, got)
 		} else {
 			got = s.gupFastHooked(t, mm, start, n, write, kind, pages)
 		}
@@ -125,6 +126,7 @@ func (s *System) gupFastHooked(t *sched.Task, mm *MM, start uint64, n int, write
 		got = w.walk(start, start+uint64(n)<<x86.PageShift, pages)
 	}
 	c.IRQEnable()
+	countPins(t, kind, got)
 	if !ok {
 		s.PutUserPages(t, pages[:got], kind)
 		got = 0
@@ -252,9 +254,6 @@ func (w *fastWalk) huge(ref x86.PTERef, leaf x86.PTE, level int, addr uint64, pa
 		n = s.policy.FastHuge(w.f, ref, leaf, head, n)
 	case s.hooks&HookPut != 0:
 		s.policy.Take(w.t, head, w.f.Kind, n)
-		if w.f.Kind == PinPin {
-			w.t.C.Trace.Add(trace.EmuNrFollPinAcquired, uint64(n))
-		}
 	default:
 		s.Pages.GetNAs(w.t, head, page.RefPin, n)
 	}

@@ -324,6 +324,63 @@ func TestGUPCountsByKind(t *testing.T) {
 	})
 }
 
+// grabber takes gup-fast's pages itself, and sends walks back if refuse is set.
+type grabber struct {
+	Stock
+	refuse bool
+}
+
+func (grabber) Hooks() HookSet { return HookFast | HookFastTake | HookFastHuge }
+
+func (grabber) FastTake(f *Fast, _ x86.PTERef, _ x86.PTE, p *page.Page) bool {
+	SystemOf(f.T).Pages.GetAs(f.T, p, page.RefPin)
+	return true
+}
+
+func (g grabber) FastEnd(*Fast) bool { return !g.refuse }
+
+// A page that is pinned counts once as acquired, whoever took the reference, and a plain
+// reference never does. What a refused walk got is acquired and released.
+func TestPinsAreCountedOnce(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		policy Policy
+		force  bool
+		again  uint64 // pages that were given back in between
+	}{
+		{name: "inline", policy: Stock{}}, {name: "hooks", policy: Stock{}, force: true},
+		{name: "put", policy: biased{}}, {name: "grabs", policy: grabber{}},
+		{name: "refuses", policy: grabber{refuse: true}, again: 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newPinRig(t, pinOptions{regime: sched.Timed, policy: c.policy, force: c.force})
+			r.run(func(k *sched.Task, mm *MM) {
+				acquired := func() uint64 { return k.M.Trace().Sum(trace.EmuNrFollPinAcquired) }
+				released := func() uint64 { return k.M.Trace().Sum(trace.EmuNrFollPinReleased) }
+				for _, kind := range []PinKind{PinGet, PinPin, PinLongterm} {
+					addr := r.mmap(k, mm, 2, protRW, 0)
+					r.store(k, addr, 1) // the second page comes the slow way
+					var pages [2]*page.Page
+					got, gone := acquired(), released()
+					want, again := uint64(2), c.again
+					if kind == PinGet {
+						want, again = 0, 0
+					}
+					n, err := GetUserPagesFast(k, addr, 2, true, kind, pages[:])
+					require.NoError(t, err)
+					require.Equal(t, 2, n)
+					require.Equal(t, want+again, acquired()-got)
+					require.Equal(t, again, released()-gone)
+					r.s.TakeUserPage(k, pages[0], kind)
+					r.s.PutUserPage(k, pages[0], kind)
+					r.s.PutUserPages(k, pages[:], kind)
+					require.Equal(t, acquired()-got, released()-gone)
+				}
+			})
+		})
+	}
+}
+
 func BenchmarkGUPFast(b *testing.B) {
 	for _, hooks := range []bool{false, true} {
 		b.Run(map[bool]string{false: "inline", true: "hooks"}[hooks], func(b *testing.B) {

@@ -99,6 +99,9 @@ func (s *System) HugetlbCOW(f *Fault, cached *page.Page) VMFault {
 		s.hugeMapped(t, v, p, true /* anon */)
 		f.PTE.Set(t.C, s.makeHugePTE(v, p, !f.Unshare))
 		t.C.Trace.Inc(trace.EmuCOWCopy)
+		if f.Unshare {
+			t.C.Trace.Inc(trace.EmuUnshare)
+		}
 		t.C.Trace.Event(trace.EvCOWCopy, t.C.Now(), f.Addr, uint64(pm.PFN(old)), uint64(pm.PFN(p)))
 		s.hugeUnmapped(t, old)
 		pm.PutAs(t, old, page.RefMap)

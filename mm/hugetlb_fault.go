@@ -1,6 +1,8 @@
 package mm
 
 import (
+	"golang.org/x/sys/unix"
+
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
@@ -138,6 +140,9 @@ func (s *System) hugetlbFaultOne(f *Fault, h *hstate) (ret VMFault) {
 	}
 	breaks := (f.Write || f.Unshare) && !entry.Write()
 	var cached *page.Page
+	if breaks && !s.needsReservation(t, v, h, f.Addr) {
+		return VMFaultOOM
+	}
 	if breaks && v.Flags&VMMayShare == 0 {
 		// Whether the page is the file's says whether the reservation was used.
 		cached = s.HugePagecachePage(t, v, f.Addr)
@@ -199,14 +204,26 @@ func (s *System) hugetlbNoPage(f *Fault, h *hstate) (ret VMFault) {
 			break
 		}
 		pm.LockPageNew(t, p)
-		if as.AddToPageCache(t, p, idx) != nil { // somebody was faster
+		switch err := as.AddToPageCache(t, p, idx); err {
+		case nil:
+		case unix.EEXIST: // somebody was faster
 			pm.UnlockPage(t, p)
 			pm.Put(t, p)
 			p = as.FindLockPage(t, idx)
+		default:
+			pm.UnlockPage(t, p)
+			pm.Put(t, p)
+			s.restoreReservation(t, v, h, idx)
+			return VMFaultSigbus
 		}
 	}
-	f.Lock()
 	private := v.Flags&VMShared == 0
+	if f.Write && private && !s.needsReservation(t, v, h, f.Addr) {
+		pm.UnlockPage(t, p)
+		pm.Put(t, p)
+		return VMFaultOOM
+	}
+	f.Lock()
 	switch {
 	case idx >= as.huge.hugePages(t):
 		ret = VMFaultSigbus

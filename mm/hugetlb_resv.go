@@ -1,6 +1,8 @@
 package mm
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/cowlab/cowlab/arch/x86"
@@ -66,6 +68,24 @@ func (l *regionList) truncate(end uint64) (n uint64) {
 	}
 	*l = s
 	return n
+}
+
+// remove takes one page out.
+func (l *regionList) remove(idx uint64) {
+	for i, r := range *l {
+		if idx < r.from || idx >= r.to {
+			continue
+		}
+		var parts []region
+		if r.from < idx {
+			parts = append(parts, region{r.from, idx})
+		}
+		if idx+1 < r.to {
+			parts = append(parts, region{idx + 1, r.to})
+		}
+		*l = slices.Replace(*l, i, i+1, parts...)
+		return
+	}
 }
 
 // count returns how many pages of [from, to) are in (region_count).
@@ -136,9 +156,42 @@ func (v *VMA) resetResv() {
 	}
 }
 
+// needsReservation makes room for the record that the page at addr has been made, if it is
+// not there yet (vma_needs_reservation, region_chg). False if there is no memory for that.
+func (s *System) needsReservation(t *sched.Task, v *VMA, h *hstate, addr uint64) bool {
+	idx, missing := v.hugecacheOffset(h, addr), uint64(0)
+	switch {
+	case v.Flags&VMMayShare != 0:
+		i := v.Mapping.huge
+		i.resvLock.Lock()
+		missing = i.regions.missing(idx, idx+1)
+		i.resvLock.Unlock()
+	case v.resv.owner:
+		missing = v.resv.m.regions.missing(idx, idx+1)
+	}
+	return missing == 0 || !s.Pages.FailSite(t, siteRegion)
+}
+
+// siteRegion names the allocation of a struct file_region, for page.Map.FailAt.
+const siteRegion = "file_region"
+
+// restoreReservation takes back what allocHugePage recorded for the page of a shared mapping
+// that does not get into the page cache, as later kernels do (restore_reserve_on_error). In 2.6.29
+// the promise is gone, and the next fault uses up somebody else's.
+func (s *System) restoreReservation(t *sched.Task, v *VMA, h *hstate, idx uint64) {
+	if v.Flags&VMNoReserve == 0 {
+		s.huge.lock.LockIRQ(t)
+		h.resv++
+		s.huge.lock.UnlockIRQ(t)
+		return
+	}
+	i := v.Mapping.huge
+	i.resvLock.Lock()
+	i.regions.remove(idx)
+	i.resvLock.Unlock()
+}
+
 // commitReservation records that the page at addr has been made (vma_commit_reservation).
-// Its other half, vma_needs_reservation, makes room for the record and asks for quota, which
-// are not needed here.
 func (v *VMA) commitReservation(h *hstate, addr uint64) {
 	idx := v.hugecacheOffset(h, addr)
 	switch {
@@ -155,12 +208,17 @@ func (v *VMA) commitReservation(h *hstate, addr uint64) {
 // allocHugePage returns a page for a fault at addr of v, with one reference and with
 // whatever its last user left in it. avoidReserve leaves promises alone, those of v
 // too. Linux 2.6.29 mm/hugetlb.c:alloc_huge_page, without quotas. It is VMFaultOOM if
-// the pool has none to give.
+// the pool has none to give. That there is no memory for the record is not seen there (the
+// answer of vma_needs_reservation is kept in an unsigned number) and the list of regions
+// corrupted; here that cannot fail at this place.
 //
 // Preconditions:
 //   - the instantiation mutex is held, or mmap_sem for writing; no spinlock is
 func (s *System) allocHugePage(t *sched.Task, v *VMA, addr uint64, avoidReserve bool) (*page.Page, VMFault) {
 	h := v.hstate()
+	if s.Pages.FailSite(t, "alloc_huge_page") {
+		return nil, VMFaultOOM
+	}
 	s.huge.lock.LockIRQ(t)
 	p := s.dequeueHugePageVMA(h, v, avoidReserve)
 	s.huge.lock.UnlockIRQ(t)
@@ -209,7 +267,13 @@ func (i *HugeInode) reservePages(t *sched.Task, v *VMA, from, to uint64) error {
 		i.resvLock.Lock()
 		need = i.regions.missing(from, to)
 		i.resvLock.Unlock()
+		if need != 0 && i.as.Sys.Pages.FailSite(t, siteRegion) {
+			return unix.ENOMEM
+		}
 	} else {
+		if i.as.Sys.Pages.FailSite(t, "resv_map") {
+			return unix.ENOMEM
+		}
 		v.resv = vmaResv{m: &resvMap{refs: 1}, owner: true}
 	}
 	if err := i.as.Sys.acctMemory(t, i.h, int64(need)); err != nil {

@@ -31,11 +31,15 @@ type HugeInode struct {
 }
 
 // NewHugeInode makes a file of huge pages of the given size in bytes, 0 for the default,
-// with one reference, which Put drops. EINVAL if there are no such pages.
-func (s *System) NewHugeInode(name string, pageSize uint64) (*HugeInode, error) {
+// with one reference, which Put drops. EINVAL if there are no such pages, ENOSPC if there is
+// no memory for the inode.
+func (s *System) NewHugeInode(t *sched.Task, name string, pageSize uint64) (*HugeInode, error) {
 	h := s.sizeToHstate(pageSize)
 	if h == nil {
 		return nil, unix.EINVAL
+	}
+	if s.Pages.FailSite(t, "hugetlbfs_inode") {
+		return nil, unix.ENOSPC
 	}
 	i := &HugeInode{h: h, name: name}
 	i.mutex.Init(s.M, lock.HugetlbInode)
@@ -206,12 +210,12 @@ func (hugetlbfsOps) Release(t *sched.Task, as *AddressSpace) { as.huge.truncateP
 // the request (hugetlb_file_setup of Linux 2.6.32, which has MAP_HUGETLB). The pages are
 // promised when it is mapped. The length is rounded up. The caller's reference is the
 // inode's only one. EINVAL: there are no pages of that size.
-func (s *System) hugetlbFileSetup(req *MmapRequest) (*HugeInode, error) {
+func (s *System) hugetlbFileSetup(t *sched.Task, req *MmapRequest) (*HugeInode, error) {
 	size := uint64(0)
 	if shift := req.Flags >> mapHugeShift & mapHugeMask; shift != 0 {
 		size = 1 << shift
 	}
-	i, err := s.NewHugeInode("/anon_hugepage (deleted)", size)
+	i, err := s.NewHugeInode(t, "/anon_hugepage (deleted)", size)
 	if err != nil {
 		return nil, err
 	}

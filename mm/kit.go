@@ -84,8 +84,11 @@ func (s *System) ClearPageMlock(t *sched.Task, p *page.Page) {
 	s.Pages.LockPage(t, p)
 	if s.Pages.TestAndClear(t, p, page.Mlocked) {
 		t.C.Trace.Dec(trace.NrMlock)
+		t.C.Trace.Inc(trace.UnevictablePGsCleared)
 		if s.Pages.IsolateLRU(t, p) {
 			s.Pages.PutbackLRU(t, p)
+		} else if p.Has(page.Unevictable) {
+			t.C.Trace.Inc(trace.UnevictablePGsStranded)
 		}
 	}
 	s.Pages.UnlockPage(t, p)

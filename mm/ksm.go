@@ -236,7 +236,8 @@ func (s *System) ksmd(t *sched.Task) {
 // program that has to know when pages have been merged need not wait for ksmd. A pass that
 // ksmd is in the middle of counts as the first. The pages that wait in this CPU's pagevecs go
 // to their lists before, as the reference of the pagevec would keep them from being merged.
-// Nothing in Linux calls it. EINVAL if the machine has no KSM.
+// Nothing in Linux calls it. EINVAL if the machine has no KSM; ENOMEM: the pass stopped for
+// lack of memory, where ksmd would try again after its nap.
 //
 // Preconditions:
 //   - the task may sleep and holds no lock
@@ -247,13 +248,19 @@ func (s *System) KSMScan(t *sched.Task, n int) error {
 	}
 	s.Pages.LRUAddDrain(t)
 	k.thread.DownWrite(t)
-	for end := k.scan.seq.Peek() + uint64(n); k.scan.seq.Peek() < end; {
-		if !s.ksmDoScan(t, 1) && k.nothing(t) {
+	err := error(nil)
+	for end := k.scan.seq.Peek() + uint64(n); err == nil && k.scan.seq.Peek() < end; {
+		pass := k.scan.seq.Peek()
+		if s.ksmDoScan(t, 1) || k.scan.seq.Peek() != pass {
+			continue
+		}
+		if k.nothing(t) {
 			break
 		}
+		err = unix.ENOMEM
 	}
 	k.thread.UpWrite(t)
-	return nil
+	return err
 }
 
 // nothing reports whether there is nothing to scan.
@@ -280,7 +287,9 @@ func (s *System) ksmMadvise(t *sched.Task, v *VMA, start, end uint64, advice Adv
 			return flags, nil
 		}
 		if m.ksm.mergeable.Peek() == 0 {
-			s.ksmEnter(t, m)
+			if err := s.ksmEnter(t, m); err != nil {
+				return flags, err
+			}
 		}
 		return flags | VMMergeable, nil
 	}
@@ -307,9 +316,12 @@ func (s *System) ksmBeforeMove(t *sched.Task, v *VMA, start, end uint64) error {
 }
 
 // ksmEnter puts m on the list of what is scanned, just before the cursor: it is looked at
-// last, when it has settled down (__ksm_enter).
-func (s *System) ksmEnter(t *sched.Task, m *MM) {
+// last, when it has settled down (__ksm_enter). The error is ENOMEM.
+func (s *System) ksmEnter(t *sched.Task, m *MM) error {
 	k := &s.ksm
+	if s.Pages.FailSite(t, "ksm_mm_slot") {
+		return unix.ENOMEM
+	}
 	slot := &ksmSlot{mm: m}
 	k.mmlist.Lock(t)
 	t.WriteOf(k, "ksm_mmlist")
@@ -322,13 +334,15 @@ func (s *System) ksmEnter(t *sched.Task, m *MM) {
 	if wake && !k.wait.Empty() {
 		k.wait.Wake(t)
 	}
+	return nil
 }
 
 // ksmFork has a child scanned whose parent is (ksm_fork). Both mmap_sems are held for writing.
-func (m *MM) ksmFork(t *sched.Task, old *MM) {
+func (m *MM) ksmFork(t *sched.Task, old *MM) error {
 	if old.ksm.mergeable.Peek() != 0 {
-		m.Sys.ksmEnter(t, m)
+		return m.Sys.ksmEnter(t, m)
 	}
+	return nil
 }
 
 // ksmExit is called when the last user of m has gone, before the pages go (ksm_exit). It

@@ -107,8 +107,11 @@ func (s *System) getKSMPage(t *sched.Task, it *ksmItem) *page.Page {
 	return p
 }
 
-// newItem makes an item (alloc_rmap_item).
-func (k *ksmState) newItem(m *MM, addr uint64) *ksmItem {
+// newItem makes an item, nil if there is no memory (alloc_rmap_item).
+func (k *ksmState) newItem(t *sched.Task, m *MM, addr uint64) *ksmItem {
+	if m.Sys.Pages.FailSite(t, "ksm_rmap_item") {
+		return nil
+	}
 	k.items.RawAdd(1)
 	return &ksmItem{mm: m, addr: addr}
 }
@@ -161,8 +164,8 @@ func (k *ksmState) dropTrailing(t *sched.Task, list **ksmItem) {
 }
 
 // nextItem returns the item for addr from the list that continues at *list, made if there
-// is none; those of lower addresses, where nothing is to be merged any more, go
-// (get_next_rmap_item).
+// is none and there is memory; those of lower addresses, where nothing is to be merged any
+// more, go (get_next_rmap_item).
 func (k *ksmState) nextItem(t *sched.Task, slot *ksmSlot, list **ksmItem, addr uint64) *ksmItem {
 	for *list != nil {
 		it := *list
@@ -179,14 +182,17 @@ func (k *ksmState) nextItem(t *sched.Task, slot *ksmSlot, list **ksmItem, addr u
 		k.removeFromTree(t, it)
 		k.items.RawAdd(^uint64(0))
 	}
-	it := k.newItem(slot.mm, addr)
+	it := k.newItem(t, slot.mm, addr)
+	if it == nil {
+		return nil
+	}
 	it.next, *list = *list, it
 	return it
 }
 
 // nextToScan moves the cursor to the next anonymous page of a mergeable VMA, and returns
-// its item, and the page with a reference. nil says that a pass is over, or that there is nothing
-// to scan (scan_get_next_rmap_item).
+// its item, and the page with a reference. nil says that a pass is over, that there is nothing
+// to scan, or no memory for an item: then the cursor stays (scan_get_next_rmap_item).
 //
 // Preconditions:
 //   - ksm_thread_mutex is held, no mmap_sem is
@@ -207,7 +213,8 @@ func (s *System) nextToScan(t *sched.Task) (*ksmItem, *page.Page) {
 	for slot != &k.head {
 		m := slot.mm
 		m.MmapSem.DownRead(t)
-		if it, p := s.nextInSlot(t, slot); it != nil {
+		it, p, ok := s.nextInSlot(t, slot)
+		if it != nil || !ok {
 			m.MmapSem.UpRead(t)
 			return it, p
 		}
@@ -240,9 +247,9 @@ func (s *System) nextToScan(t *sched.Task) (*ksmItem, *page.Page) {
 	return nil, nil
 }
 
-// nextInSlot is the part of scan_get_next_rmap_item within one address space. mmap_sem is
-// held.
-func (s *System) nextInSlot(t *sched.Task, slot *ksmSlot) (*ksmItem, *page.Page) {
+// nextInSlot is the part of scan_get_next_rmap_item within one address space; ok is false if
+// there was no memory for an item. mmap_sem is held.
+func (s *System) nextInSlot(t *sched.Task, slot *ksmSlot) (it *ksmItem, p *page.Page, ok bool) {
 	k, m := &s.ksm, slot.mm
 	sc := &k.scan
 	var v *VMA
@@ -259,14 +266,18 @@ func (s *System) nextInSlot(t *sched.Task, slot *ksmSlot) (*ksmItem, *page.Page)
 		}
 		for sc.addr < v.End {
 			if m.ksmTestExit(t) {
-				return nil, nil
+				return nil, nil, true
 			}
 			if p := s.followForKSM(t, m, sc.addr); p != nil {
 				if p.Anon() {
 					it := k.nextItem(t, slot, sc.list, sc.addr)
+					if it == nil {
+						s.Pages.Put(t, p)
+						return nil, nil, false
+					}
 					sc.list = &it.next
 					sc.addr += x86.PageSize
-					return it, p
+					return it, p, true
 				}
 				s.Pages.Put(t, p)
 			}
@@ -274,5 +285,5 @@ func (s *System) nextInSlot(t *sched.Task, slot *ksmSlot) (*ksmItem, *page.Page)
 			t.CondResched()
 		}
 	}
-	return nil, nil
+	return nil, nil, true
 }

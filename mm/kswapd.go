@@ -232,8 +232,10 @@ func (s *System) wakeupKswapd(t *sched.Task, order int) {
 	ks.lock.Unlock()
 	switch {
 	case made:
+		t.C.Trace.Event(trace.EvKswapdWake, t.C.Now(), uint64(order), 0, 0)
 		s.M.Start(t, task)
 	case ks.wait.Active(t.C):
+		t.C.Trace.Event(trace.EvKswapdWake, t.C.Now(), uint64(order), 0, 0)
 		ks.wait.Wake(t)
 	}
 }

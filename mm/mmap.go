@@ -206,7 +206,7 @@ func SysMmap(t *sched.Task, m *MM, req MmapRequest, off uint64) (uint64, error) 
 	var ino *HugeInode
 	if req.Flags&(MapAnonymous|MapHugetlb) == MapAnonymous|MapHugetlb {
 		var err error
-		if ino, err = m.Sys.hugetlbFileSetup(&req); err != nil {
+		if ino, err = m.Sys.hugetlbFileSetup(t, &req); err != nil {
 			return 0, err
 		}
 	}

@@ -89,13 +89,16 @@ func (n *mmuNotifierMM) without(mn *MMUNotifier) ([]*MMUNotifier, bool) {
 // MMUNotifierRegister has mn told of what happens to m's ptes from now on
 // (mmu_notifier_register). It takes a reference on m's structure, which only
 // MMUNotifierUnregister gives back, and that must be called, before or after the address
-// space has lost its pages. The error is EINTR: the task was sent a signal.
+// space has lost its pages. Errors: ENOMEM, and EINTR if the task was sent a signal.
 //
 // Preconditions:
 //   - the caller has a user of m and holds no lock
 func MMUNotifierRegister(t *sched.Task, m *MM, mn *MMUNotifier) error {
 	if m.Users.Peek() <= 0 {
 		t.Oops("mmu_notifier_register: address space %d has no users", m.ID)
+	}
+	if m.Sys.Pages.FailSite(t, "mmu_notifier_mm") {
+		return unix.ENOMEM
 	}
 	fresh := &mmuNotifierMM{obj: t.M.NewObj(x86.ClassWord)}
 	fresh.lock.Init(t.M, lock.MMUNotifier)

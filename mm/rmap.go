@@ -403,6 +403,7 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 	s.PageRemoveRmap(t, p)
 	s.Pages.PutAs(t, p, page.RefMap)
 	t.C.Trace.Inc(trace.EmuRmapUnmaps)
+	t.C.Trace.Event(trace.EvUnmap, t.C.Now(), addr, uint64(s.Pages.PFN(p)), uint64(swap))
 	ptl.Unlock(t)
 	return SwapAgain
 }

@@ -209,7 +209,9 @@ func (s *System) wpCopy(f *Fault) VMFault {
 			f.MM.AnonRSS.RawAdd(1)
 		}
 		entry := s.MkPTE(p, v)
-		if !f.Unshare {
+		if f.Unshare {
+			t.C.Trace.Inc(trace.EmuUnshare)
+		} else {
 			entry = MaybeMkWrite(entry.MkDirty(), v)
 			ret = VMFaultWrite
 		}

@@ -62,8 +62,7 @@ func (m *Machine) Kick(xc *x86.CPU) {
 	}
 	if c.isIdle.Load() {
 		// A CPU that becomes idle after this look finds the pending interrupt.
-		m.par.moves.Add(1)
-		c.isIdle.Store(false)
+		c.leaveIdle()
 	}
 	if c.parked.Load() {
 		select {
@@ -77,7 +76,7 @@ func (m *Machine) Kick(xc *x86.CPU) {
 func (m *Machine) idleLoop(c *cpu, t *Task) {
 	for {
 		if c.Pending() != 0 {
-			c.isIdle.Store(false) // whoever looks for quiet must see the handlers
+			c.leaveIdle() // whoever looks for quiet must see the handlers
 			m.Interrupts(&c.CPU)
 		}
 		c.Touch(x86.CPUPartObj(c.ID, x86.CPUQueue), x86.AccRead)

@@ -15,11 +15,11 @@ type parState struct {
 	lastProgress atomic.Uint64 // value of achieved when progressAt was set
 	progressAt   atomic.Uint64 // machine time of the last progress seen
 	firing       atomic.Int32  // CPUs in the middle of firing an event
-	// moves counts what may end a CPU's idleness: wake-ups, tasks pulled, interrupts
-	// to idle CPUs, events fired. Each is counted before it has any effect, by a CPU
-	// that is not idle or is counted in firing. If the count stands still while all
-	// CPUs are seen idle one after the other, they are all idle at once.
+	// moves counts what may end a CPU's idleness; see advance.
 	moves atomic.Uint64
+	// seenIdle is called when a look for quiet has seen CPU number cpu idle: tests let
+	// other CPUs move between two looks. Nil but in tests; immutable while running.
+	seenIdle func(cpu int)
 
 	spins      int    // rounds of a busy wait before it yields; immutable
 	quantum    uint64 // cycles between two slow points; immutable
@@ -235,6 +235,12 @@ func (m *Machine) idleWait(c *cpu, t *Task) {
 		if c.Pending() != 0 || c.rq.n.Load() > 0 {
 			continue
 		}
+		if m.rcuAwaits(c) {
+			// A grace period that began when this CPU was not idle yet.
+			c.leaveIdle()
+			m.rcuQuiescent(c)
+			continue
+		}
 		if m.advance(c) {
 			continue
 		}
@@ -258,13 +264,23 @@ func (m *Machine) idleWait(c *cpu, t *Task) {
 func (c *cpu) wakeFromIdle() {
 	c.SetNow(c.m.parTime())
 	c.pub.Store(c.Now())
+	c.leaveIdle()
+}
+
+// leaveIdle says that the CPU is not idle any more, before it does anything that
+// others could see. The count comes second: see Machine.advance.
+func (c *cpu) leaveIdle() {
 	c.isIdle.Store(false)
+	c.m.par.moves.Add(1)
 }
 
 func (m *Machine) allIdle() bool {
 	for _, c := range m.cpus {
 		if !c.isIdle.Load() || c.Pending() != 0 || c.rq.n.Load() > 0 {
 			return false
+		}
+		if m.par.seenIdle != nil {
+			m.par.seenIdle(c.ID)
 		}
 	}
 	return true
@@ -278,6 +294,23 @@ func (m *Machine) canAdvance() bool {
 
 // advance lets due events happen. When every CPU is idle it moves time to the
 // next event, and when there is none the machine is quiet.
+//
+// CPUs are looked at one after the other, and while the second is looked at a third may
+// give the first one work and go idle itself. So each end of a CPU's idleness is
+// counted in par.moves, and the looks are worth something only if that stands still.
+// What makes it enough is the order:
+//
+//   - a CPU that leaves idleness says so, then counts, and only then takes an interrupt
+//     or a task off its queue (leaveIdle);
+//   - who queues a task for a CPU or raises an interrupt does that first, and then ends
+//     the CPU's idleness for it if it is idle (resched, Kick);
+//   - events are fired between two changes of par.firing, which is looked at too.
+//
+// Suppose all are seen idle, and the first has work nevertheless. It came after the look
+// at the first, from a CPU that was busy then and was seen idle later. Between, the
+// giver ended the first one's idleness or found it ended: both are counted within the
+// looks. To count what is going to happen, before it happens, would not do: the count
+// may be read, and the first CPU seen idle, between the two.
 func (m *Machine) advance(c *cpu) bool {
 	at := m.events.nextAt()
 	if at <= m.parTime() {

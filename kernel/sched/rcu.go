@@ -29,16 +29,32 @@ type rcuCallback struct {
 func (m *Machine) CallRCU(t *Task, fn func(*Task)) {
 	var need uint64
 	t.C.Touch(x86.CPUPartObj(0, x86.CPURCU), x86.AccWrite)
+	m.rcu.lock.Lock()
+	m.rcu.n.Store(int32(len(m.rcu.waiting) + 1))
 	for i, c := range m.cpus {
 		c.Touch(x86.CPUPartObj(i, x86.CPUIdle), x86.AccRead)
 		if !c.curIsIdle() || c.ID == t.C.ID {
 			need |= 1 << i
 		}
 	}
-	m.rcu.lock.Lock()
 	m.rcu.waiting = append(m.rcu.waiting, rcuCallback{need, fn})
-	m.rcu.n.Store(int32(len(m.rcu.waiting)))
 	m.rcu.lock.Unlock()
+}
+
+// rcuAwaits reports whether a grace period waits for c. A CPU asks after it has said that
+// it is idle, and CallRCU says that there is a callback before it looks who is idle:
+// one of the two sees the other. Parallel regime.
+func (m *Machine) rcuAwaits(c *cpu) bool {
+	if m.rcu.n.Load() == 0 {
+		return false
+	}
+	awaits := false
+	m.rcu.lock.Lock()
+	for _, cb := range m.rcu.waiting {
+		awaits = awaits || cb.need>>c.ID&1 != 0
+	}
+	m.rcu.lock.Unlock()
+	return awaits
 }
 
 // rcuUser notes the quiescent state of a CPU that is in user code, as the timer tick

@@ -158,26 +158,65 @@ func (m *Machine) failPanic(t *Task, r any, stack []byte) {
 // Stop ends a running machine from outside; Run returns with Reason Stopped.
 func (m *Machine) Stop(why string) { m.fail(&Result{Reason: Stopped, Detail: why}) }
 
-// describeTasks lists the tasks that are left, for deadlock reports.
+// describeTasks lists the tasks that are left, for deadlock reports: what each waits for,
+// who holds that, and what could still have moved it. Kernel threads are listed if
+// they hold something or are in the middle of something.
 func (m *Machine) describeTasks(b *strings.Builder) {
 	ids := make([]int, 0, len(m.tasks))
 	for id, t := range m.tasks {
-		if !t.daemon {
+		if !t.daemon || t.NumHeld > 0 || t.State() == TaskRunning || t.waitObj.Class() == x86.ClassLock || t.waitObj.Class() == x86.ClassPage {
 			ids = append(ids, id)
 		}
 	}
 	sort.Ints(ids)
 	for _, id := range ids {
 		t := m.tasks[id]
-		fmt.Fprintf(b, "  task %d %s: state %s, waits for %s, holds %s\n",
-			t.ID, t.Name, t.State(), m.ObjName(t.waitObj), t.heldNames())
+		fmt.Fprintf(b, "  task %d %s: state %s, %s, holds %s\n", t.ID, t.Name, t.State(), m.waitText(t), t.heldNames())
 	}
 	for _, c := range m.cpus {
 		if c.waiting && c.cur != c.idle {
 			fmt.Fprintf(b, "  cpu %d runs %s, which spins on %s, holds %s\n",
 				c.ID, c.cur.Name, m.ObjName(c.waitObj), c.cur.heldNames())
 		}
+		if n, p := c.rq.n.Load(), c.Pending(); n > 0 || p != 0 {
+			fmt.Fprintf(b, "  cpu %d has %d tasks in its queue and pending interrupts %#x\n", c.ID, n, p)
+		}
 	}
+	if n := m.PendingEvents(); n > 0 {
+		fmt.Fprintf(b, "  %d device events and timers are outstanding\n", n)
+	}
+	m.rcu.lock.Lock()
+	for _, cb := range m.rcu.waiting {
+		fmt.Fprintf(b, "  a grace period waits for the cpus of mask %#x\n", cb.need)
+	}
+	m.rcu.lock.Unlock()
+}
+
+// waitText says what a task waits for, and who has it if it is a lock that tasks hold.
+func (m *Machine) waitText(t *Task) string {
+	if t.State() == TaskRunning {
+		return fmt.Sprintf("runs or is in the queue of cpu %d", t.cpuID.Load())
+	}
+	text := "waits for " + m.ObjName(t.waitObj)
+	var holders []int
+	for id, o := range m.tasks {
+		for _, h := range o.Held[:o.NumHeld] {
+			if o != t && h.Obj == t.waitObj {
+				holders = append(holders, id)
+				break
+			}
+		}
+	}
+	sort.Ints(holders)
+	for i, id := range holders {
+		if i == 0 {
+			text += ", which is held by"
+		} else {
+			text += " and"
+		}
+		text += fmt.Sprintf(" task %d", id)
+	}
+	return text
 }
 
 func (m *Machine) livelockReport() string {

@@ -161,12 +161,13 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 	}
 	m.Touch(t.Obj(), x86.AccWrite)
 	s := t.State()
+	for s != TaskRunning && s != TaskDead && !t.state.CompareAndSwap(int32(s), int32(TaskRunning)) {
+		s = t.State() // it changed its mind at this moment, perhaps to end
+	}
 	if s == TaskRunning || s == TaskDead {
 		home.rq.lock.Unlock()
 		return false
 	}
-	m.par.moves.Add(1)
-	t.state.Store(int32(TaskRunning))
 	if by != nil {
 		by.orders(t)
 	}
@@ -330,8 +331,7 @@ func (m *Machine) pull(c *cpu) bool {
 	}
 	theirs, ours := from.look(), c.look()
 	// While the task is on neither queue, nobody must take the machine for quiet.
-	c.isIdle.Store(false)
-	m.par.moves.Add(1)
+	c.leaveIdle()
 	c.Touch(x86.CPUPartObj(from.ID, x86.CPUQueue), x86.AccWrite)
 	c.Touch(x86.CPUPartObj(c.ID, x86.CPUQueue), x86.AccWrite)
 	from.rq.lock.Lock()

@@ -131,7 +131,7 @@ const (
 	EmuPolicyWaits       // times a policy made somebody wait
 	EmuPolicyWarnings    // diagnostics that a policy printed
 	EmuPolicyRefusals    // requests that a policy turned down
-	EmuUnshare           // pages unshared by a policy
+	EmuUnshare           // copies that a read pin asked for (FAULT_FLAG_UNSHARE of later kernels)
 	// Block and direct I/O.
 	EmuBios
 	EmuBioMerges
@@ -144,12 +144,11 @@ const (
 	EmuDMAFreed // chunks that hit a frame which was free or had changed hands
 	EmuAIORequests
 	EmuAIOCompletions
-	EmuWritebackPages
 	EmuVmsplicePages
 	EmuPipePages     // pages that write(2) allocated for pipes
 	EmuAccessVMPages // pages copied for debuggers (access_process_vm)
 	EmuDriverPages   // pages pinned by drivers for later DMA
-	// Swap, rmap, merging and migration.
+	// Swap, rmap and merging.
 	EmuSwapCacheFinds // look-ups in the swap cache for a fault
 	EmuSwapCacheHits
 	EmuSwapCacheAdds
@@ -159,8 +158,7 @@ const (
 	EmuRmapUnmapFails
 	EmuKSMMerges
 	EmuKSMBreaks
-	EmuMigrations
-	EmuMigrateFails
+	EmuMigrations // tasks that another CPU pulled
 	EmuOOMKills
 	EmuMMUNotifier // calls of mmu notifiers
 	// Execution.
@@ -238,12 +236,12 @@ var counterNames = [NumCounters]string{
 	EmuDIORequests: "emu_dio_requests", EmuDIOPages: "emu_dio_pages", EmuDIOFallback: "emu_dio_fallback",
 	EmuDMAChunks: "emu_dma_chunks", EmuDMABytes: "emu_dma_bytes", EmuDMAFreed: "emu_dma_freed",
 	EmuAIORequests: "emu_aio_requests", EmuAIOCompletions: "emu_aio_completions",
-	EmuWritebackPages: "emu_writeback_pages", EmuVmsplicePages: "emu_vmsplice_pages",
-	EmuPipePages: "emu_pipe_pages", EmuAccessVMPages: "emu_access_vm_pages", EmuDriverPages: "emu_driver_pages",
+	EmuVmsplicePages: "emu_vmsplice_pages",
+	EmuPipePages:     "emu_pipe_pages", EmuAccessVMPages: "emu_access_vm_pages", EmuDriverPages: "emu_driver_pages",
 	EmuSwapCacheFinds: "emu_swap_cache_finds", EmuSwapCacheHits: "emu_swap_cache_hits", EmuSwapCacheAdds: "emu_swap_cache_adds",
 	EmuSwapCacheDeletes: "emu_swap_cache_deletes", EmuRmapWalks: "emu_rmap_walks", EmuRmapUnmaps: "emu_rmap_unmaps",
 	EmuRmapUnmapFails: "emu_rmap_unmap_fails", EmuKSMMerges: "emu_ksm_merges", EmuKSMBreaks: "emu_ksm_breaks",
-	EmuMigrations: "emu_migrations", EmuMigrateFails: "emu_migrate_fails", EmuOOMKills: "emu_oom_kills",
+	EmuMigrations: "emu_migrations", EmuOOMKills: "emu_oom_kills",
 	EmuMMUNotifier: "emu_mmu_notifier",
 	EmuSyscalls:    "emu_syscalls", EmuContextSwitches: "emu_context_switches",
 	EmuContextSwitchesInvoluntary: "emu_context_switches_involuntary", EmuWakeups: "emu_wakeups",

@@ -60,6 +60,9 @@ const (
 	EvPolicy                  // code, two numbers of the policy's own
 	EvMark                    // code, two numbers of the workload's own
 	EvOops                    // code, two numbers
+	EvUnmap                   // address, pfn, swap entry (0: a file's page): reclaim took a mapping away
+	EvKswapdWake              // order
+	EvOOMKill                 // process, score, pages mapped
 	NumEventKinds
 )
 

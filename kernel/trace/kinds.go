@@ -121,6 +121,10 @@ var kinds = [NumEventKinds]kind{
 	EvPolicy:    {name: "policy", args: [3]arg{{"code", fPolicy}, {"a", fDec}, {"b", fDec}}},
 	EvMark:      {name: "mark", args: [3]arg{{"code", fMark}, {"a", fDec}, {"b", fDec}}},
 	EvOops:      {name: "oops", args: [3]arg{{"code", fDec}, {"a", fHex}, {"b", fHex}}},
+
+	EvUnmap:      {name: "try_to_unmap", args: [3]arg{{"address", fHex}, {"pfn", fHex}, {"entry", fHex}}},
+	EvKswapdWake: {name: "mm_vmscan_wakeup_kswapd", args: [3]arg{{"order", fDec}}},
+	EvOOMKill:    {name: "mark_victim", args: [3]arg{{"pid", fDec}, {"score", fDec}, {"pages", fDec}}},
 }
 
 // String returns the kind's name. Get and put of a page are both page_ref_mod, as in Linux.

@@ -10,6 +10,7 @@ import (
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/policy"
 	"github.com/cowlab/cowlab/tests/workload"
@@ -156,18 +157,25 @@ func TestReadPinUnshares(t *testing.T) {
 		for _, c := range []struct {
 			p        mm.Policy
 			coherent bool
+			huge     int // pages of the pool; the page is one of them
 		}{
-			{policy.AnonExclusive{}, true},
-			{policy.NewDIOPin(), true},
-			{policy.Mutants["anon_exclusive without unsharing"], false},
-			{policy.MapcountUnshare{}, true},
-			{policy.Mutants["mapcount_unshare without unsharing"], false},
-			{policy.PinCopy{}, false},
+			{p: policy.AnonExclusive{}, coherent: true},
+			{p: policy.AnonExclusive{}, coherent: true, huge: 2},
+			{p: policy.NewDIOPin(), coherent: true},
+			{p: policy.Mutants["anon_exclusive without unsharing"]},
+			{p: policy.MapcountUnshare{}, coherent: true},
+			{p: policy.Mutants["mapcount_unshare without unsharing"]},
+			{p: policy.PinCopy{}},
 		} {
-			m, err := kernel.Boot(kernel.Options{Regime: sched.Timed, Memory: 4 << 20, Policy: c.p})
+			m, err := kernel.Boot(kernel.Options{Regime: sched.Timed, Memory: 4<<20 + uint64(c.huge)*mm.HugePage2M, HugePages: c.huge, Policy: c.p})
 			require.NoError(t, err)
 			require.NoError(t, m.Run(func(th *kernel.Thread) {
-				a := th.MustMmap(x86.PageSize)
+				var a uint64
+				if c.huge > 0 {
+					a = th.MustMmapHuge(1, mm.HugePage2M, mm.MapPrivate)
+				} else {
+					a = th.MustMmap(x86.PageSize)
+				}
 				event := th.MustMmapShared(x86.PageSize)
 				th.Store8(a, 1)
 				pid, err := th.Fork(func(c *kernel.Thread) {
@@ -188,7 +196,11 @@ func TestReadPinUnshares(t *testing.T) {
 				_, _, err = th.Wait(pid)
 				require.NoError(t, err)
 			}).Err())
-			assert.Empty(t, m.Leaks())
+			if assert.Empty(t, m.Leaks()); c.coherent {
+				assert.EqualValues(t, 1, m.Trace().Sum(trace.EmuUnshare), "%s fast=%v", c.p.Name(), fast)
+			} else {
+				assert.Zero(t, m.Trace().Sum(trace.EmuUnshare), "%s fast=%v", c.p.Name(), fast)
+			}
 			m.Shutdown()
 		}
 	}

@@ -163,6 +163,15 @@ var ltpLocked = []ltpCase{
 		vec, _ = th.Mincore(d, pg)
 		assert.Equal(t, []byte{0}, vec)
 	}},
+	{"mlockall02: RLIMIT_MEMLOCK of who is not root", func(t *testing.T, th *kernel.Thread) {
+		mapped(t, th, 4, rw, private)
+		l := &th.MM().Limits
+		l.Unprivileged, l.Memlock = true, 2*pg
+		errno(t, unix.ENOMEM, th.Mlockall(mm.MCLCurrent), "more than the limit")
+		l.Memlock = 1 << 30
+		assert.NoError(t, th.Mlockall(mm.MCLCurrent))
+		assert.NoError(t, th.Munlockall())
+	}},
 	{"mlockall03: flags that there are not", func(t *testing.T, th *kernel.Thread) {
 		errno(t, unix.EINVAL, th.Mlockall(0))
 		errno(t, unix.EINVAL, th.Mlockall(8))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/vmtest"
 )
@@ -64,6 +65,22 @@ var ltpSwap = []ltpCase{
 				t.Errorf("%d pages are in swap for %d too many", used, pages-there)
 			}
 			for p := range pages {
+				if c.Load64(a+p*pg) != p {
+					c.Exit(1)
+				}
+			}
+		})
+	}},
+	{"mmapstress06: shared memory larger than what is left goes to swap and comes back", func(t *testing.T, th *kernel.Thread) {
+		require.NoError(t, th.Swapon(swapDisk, 0))
+		pages := th.Machine().Pages().FreePages() * 13 / 10
+		a := mapped(t, th, pages, rw, shared)
+		for p := range pages {
+			th.Store64(a+p*pg, p)
+		}
+		assert.Positive(t, th.Machine().Trace().Sum(trace.PSwpOut))
+		children(t, th, 2, func(c *kernel.Thread, i int) {
+			for p := uint64(i); p < pages; p += 2 {
 				if c.Load64(a+p*pg) != p {
 					c.Exit(1)
 				}

@@ -34,13 +34,13 @@ func (c *ltpCase) names() []string {
 	return strings.Split(list, ", ")
 }
 
-// ltp are all cases that can run: on a large machine, on one that is short of memory, and
-// on one with huge pages, if there are such.
-func ltp() (plenty, short, huge []ltpCase) {
+// ltp are all cases that can run: on a large machine, on one that is short of memory, on
+// one with huge pages, if there are such, and on one with KSM.
+func ltp() (plenty, short, huge, ksm []ltpCase) {
 	if _, ok := registered("hugetlb2M"); ok {
-		huge = ltpHuge
+		huge = slices.Concat(ltpHuge, ltpHugeFile)
 	}
-	return slices.Concat(ltpMemory, ltpLocked, ltpDirect, ltpProcess), ltpSwap, huge
+	return slices.Concat(ltpMemory, ltpLocked, ltpDirect, ltpProcess), ltpSwap, huge, ltpKSM
 }
 
 // dies runs fn in a child and wants it to be killed by the signal.
@@ -112,13 +112,15 @@ func TestLTP(t *testing.T) {
 		{CPUs: 2, CheckLocks: true},
 		{CPUs: 2, Regime: sched.Free, CheckLocks: true},
 	}
-	plenty, short, huge := ltp()
-	for i, c := range slices.Concat(plenty, short, huge) {
+	plenty, short, huge, ksm := ltp()
+	for i, c := range slices.Concat(plenty, short, huge, ksm) {
 		t.Run(c.name, func(t *testing.T) {
 			for _, o := range regimes {
 				o.Memory = 16 << 20
 				o.Disks = []kernel.Disk{{Name: "vda", Size: 64 << 10}, {Name: "vdb", Size: 64 << 10}, {Name: "swap", Size: 2 << 20, Swap: true}}
 				switch {
+				case i >= len(plenty)+len(short)+len(huge):
+					o.KSM = true
 				case i >= len(plenty)+len(short):
 					hugePool(&o)
 				case i >= len(plenty):

@@ -5,6 +5,7 @@ import (
 
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/matrix"
 	"github.com/cowlab/cowlab/tests/workload"
@@ -131,6 +132,10 @@ func (s *suite) plain(c *cell, p mm.Policy, st sched.Strategy, ob sched.Observer
 	out, err := workload.Execute(c.w, o)
 	if err != nil {
 		return 0, nil, err
+	}
+	got, put := out.Counters[trace.EmuNrFollPinAcquired], out.Counters[trace.EmuNrFollPinReleased]
+	if out.Result.Reason == sched.Quiet && got != put {
+		return 0, nil, fmt.Errorf("%d pages were pinned and %d unpinned", got, put)
 	}
 	return matrix.State(out), out, nil
 }

@@ -16,9 +16,8 @@ var (
 	loop = Known{"races", "readonly_buffer", "livelock", "finding 3: a read pin of read-only anonymous memory never returns"}
 	lame = Known{"no_memory", "fork_pre_cow", "bug", "a copy at fork that runs out of memory leaves its map count and references behind (fork_pre_cow)"}
 	once = Known{"races", "", "leak", "finding 11: decow_one_pte puts the old page once too few"}
-	half = Known{"no_memory", "decow_one_pte", "bug", "a fork that fails half-way leaves a marked page shared with the child being torn down; the parent's next store asserts"}
+	half = Known{"no_memory", "decow_one_pte", "bug", "finding 30: a fork that fails leaves a marked page shared with the child being torn down"}
 	took = Known{"races", "mprotect_pin", "wrong-copy", "finding 17: a store after mprotect copies a pinned page away"}
-	slow = Known{"force_hooks", "pin_fork", "", "a pin that goes the slow way ends in another state; not traced"}
 	leak = Known{"races", "late_dma", "leak-to-disk", "as for a driver's pin the other way round"}
 	dead = Known{"races", "vmsplice", "deadlock", "finding 21: fork waits for a pipe that the child is to read"}
 	seen = Known{"races", "forkscrew", "child-changed", "fork shares what a device writes to until somebody stores"}
@@ -39,8 +38,7 @@ var rowsKnow = map[string][]Known{
 	"wp_page_count":      {took}, "wp_page_count_reuse": {took}, "pin_referenced": {took},
 	"wp_page_count_noswap": {took}, "wp_page_count_noswap_fixed": {took},
 	"pinned_ptes_before": {took, lame}, "pinned_ptes_after": {took, lame},
-	"directio_sem":  {foll, leak, slow},
-	"gup_cow_break": {slow},
+	"directio_sem": {foll, leak},
 	"dio_range_lock": {
 		{"races", "", "leak in", "finding 19: ranges are never taken out and keep the address space"},
 		{"races", "database", "livelock", "finding 19: a direct read into memory that a child shares never returns"},
