@@ -22,8 +22,11 @@ func Groups() []string {
 
 // GroupOf returns the group that the workload is in with these values.
 func (w *Workload) GroupOf(v Values) string {
-	if v["huge"] == 1 {
+	switch {
+	case v["huge"] == 1:
 		return Hugetlb
+	case w.GroupFor != nil:
+		return w.GroupFor(v)
 	}
 	return w.Group
 }

@@ -20,6 +20,8 @@ type Workload struct {
 	// Name is the workload's id in tables and tokens, Title one line for people,
 	// Group one of the constants (see GroupOf), Lines where in the thread it comes from.
 	Name, Title, Group, Lines string
+	// GroupFor, if not nil, is the group where it depends on the values.
+	GroupFor func(Values) string
 	// Params are its parameters.
 	Params []Param
 	// Variants are the parameter settings that the matrix runs, as Parse reads them.
