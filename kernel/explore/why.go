@@ -223,7 +223,7 @@ func effects(s *Story) []effect {
 	var out []effect
 	for i := range s.Steps {
 		st := &s.Steps[i]
-		if !st.Shown || st.Sched {
+		if !st.Shown || st.Sched || st.OpID == x86.OpIPIAck { // a flush slot is nobody's data, and another one in another run
 			continue
 		}
 		key := ""

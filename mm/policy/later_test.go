@@ -16,13 +16,10 @@ import (
 	"github.com/cowlab/cowlab/tests/workload"
 )
 
-// TestLaterRows holds the rows that came after the thread against what is known of them:
-// what each leaves open is found, and what it promises holds.
-func TestLaterRows(t *testing.T) {
-	for _, c := range []struct {
-		policy, workload, params string
-		want                     workload.Verdict // "" is safe
-	}{
+// laterRows are what is known of the rows that came after the thread: want is what each
+// leaves open, "" what it promises and holds.
+func laterRows() []rowCase {
+	return []rowCase{
 		{"kosaki_v3", "forkscrew", "", ""},
 		{"kosaki_v3", "forkscrewreverse", "", workload.LeakToDisk},
 		{"kosaki_v3", "late_dma", "", workload.LostRead},
@@ -55,7 +52,20 @@ func TestLaterRows(t *testing.T) {
 		{"sentry_pin_copy", "forkscrew", "", ""},
 		{"sentry_pin_copy", "forkscrewreverse", "", ""},
 		{"sentry_pin_copy", "late_dma", "", ""},
-	} {
+		{"sentry_pin_copy", "swap_pin", "fork=1", workload.LostRead},
+		{"sentry_pin_copy", "late_dma", "huge=1", workload.LostRead},
+		{"dio_pin", "swap_pin", "fork=1", ""},
+		{"dio_pin", "vmsplice", "huge=1", workload.LeakToChild},   // plain references to this day
+		{"dio_pin", "forkscrew", "huge=1,a=0", workload.LostRead}, // not its own: hugetlb_cow of 2.6.29 does not flush
+		{"pin_copy", "swap_pin", "race=1", workload.LostRead},
+		{"anon_exclusive", "swap_pin", "fork=1,race=1", ""},
+	}
+}
+
+// TestLaterRows holds the rows that came after the thread against what is known of them:
+// what each leaves open is found, and what it promises holds.
+func TestLaterRows(t *testing.T) {
+	for _, c := range laterRows() {
 		t.Run(c.policy+" on "+c.workload+" "+c.params, func(t *testing.T) {
 			n := uint64(300)
 			if policy.Race {

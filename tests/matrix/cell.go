@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/cowlab/cowlab/kernel"
-	"github.com/cowlab/cowlab/kernel/explore"
-	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/workload"
 )
@@ -32,18 +29,44 @@ type Cell struct {
 	Detail string `json:"detail"`
 	// Costs are what the small form takes in the timed regime; nil if nobody asked.
 	Costs *Costs `json:"costs,omitempty"`
+	// Group is the group that the workload is in with these parameters.
+	Group string `json:"group,omitempty"`
+	// How says how the verdict was established.
+	How How `json:"how,omitempty"`
+	// Schedules is how many schedules were run, Hits in how many of them the verdict was
+	// seen; of a safe cell it is not given.
+	Schedules uint64 `json:"schedules,omitempty"`
+	Hits      uint64 `json:"hits,omitempty"`
+	// Preemptions is the bound of an exhaustive search; nil if it was another one.
+	Preemptions *int `json:"preemptions,omitempty"`
 }
+
+// How says how a verdict was established.
+type How string
+
+// The ways.
+const (
+	Witness    How = "witness"    // there is a token that replays it
+	Exhaustive How = "exhaustive" // no schedule within the bound shows anything
+	Schedules  How = "schedules"  // none of so many schedules does
+	Runs       How = "parallel"   // seen, or not seen, in the parallel regime only: there is no token
+)
 
 // Table is a result of the matrix.
 type Table struct {
 	Cells []Cell `json:"cells"`
+	// Rows are the costs that a policy has of itself; empty if nobody asked.
+	Rows []Row `json:"rows,omitempty"`
 }
 
 // Options say what to run. The zero value runs nothing.
 type Options struct {
 	Policies  []mm.Policy
 	Workloads []*workload.Workload
-	// Schedules is how many schedules of the small form each cell is searched with.
+	// Groups, if there are any, leave out the columns that are in none of them.
+	Groups []string
+	// Schedules is how many schedules of the small form each cell is searched with; those
+	// of huge pages, where a schedule takes some times as long, with half of it.
 	Schedules int
 	// Exhaustive searches every schedule with at most Preemptions preemptions instead.
 	Exhaustive  bool
@@ -66,20 +89,13 @@ func Run(ctx context.Context, o Options) (*Table, error) {
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
 	type job struct {
-		w       *workload.Workload
-		variant string
-		p       mm.Policy
+		v workload.Variant
+		p mm.Policy
 	}
 	var jobs []job
-	for _, w := range o.Workloads {
-		variants := w.Variants
-		if len(variants) == 0 {
-			variants = []string{""}
-		}
-		for _, v := range variants {
-			for _, p := range o.Policies {
-				jobs = append(jobs, job{w, v, p})
-			}
+	for _, v := range workload.Columns(o.Workloads, o.Groups) {
+		for _, p := range o.Policies {
+			jobs = append(jobs, job{v, p})
 		}
 	}
 	t := &Table{Cells: []Cell{}}
@@ -89,143 +105,27 @@ func Run(ctx context.Context, o Options) (*Table, error) {
 		}
 		part := func(done float64) {
 			if o.Progress != nil {
-				o.Progress(strings.TrimSpace(fmt.Sprintf("%s on %s %s", j.p.Name(), j.w.Name, j.variant)), (float64(i)+done)/float64(len(jobs)))
+				o.Progress(strings.TrimSpace(fmt.Sprintf("%s on %s %s", j.p.Name(), j.v.Name, j.v.Params)), (float64(i)+done)/float64(len(jobs)))
 			}
 		}
 		part(0)
-		c, err := runCell(ctx, j.w, j.variant, j.p, hosts, &o, part)
+		c, err := runCell(ctx, j.v, j.p, hosts, &o, part)
 		if err != nil && !errors.Is(err, context.Canceled) {
 			return t, err
 		}
 		t.Cells = append(t.Cells, *c)
 	}
-	return t, ctx.Err()
-}
-
-// runCell establishes one cell, and tells part how far it is.
-func runCell(ctx context.Context, w *workload.Workload, variant string, p mm.Policy, hosts *kernel.Hosts, o *Options, part func(float64)) (*Cell, error) {
-	c := &Cell{Policy: p.Name(), Workload: w.Name, Params: variant, Verdict: workload.Safe, Also: []workload.Verdict{}}
-	small, err := w.Parse(variant, true)
-	if err != nil {
-		return c, err
-	}
 	if o.Costs {
-		if c.Costs, err = CostsOf(w, small, p, hosts); err != nil {
-			return c, err
-		}
-	}
-	seen := map[workload.Verdict]string{} // verdict -> evidence
-	tokens := map[workload.Verdict]string{}
-	var bounds []string
-	if o.Schedules > 0 || o.Exhaustive {
-		rep, bound, err := searchCell(ctx, *Target(w, small, p, hosts), o, part)
-		if err != nil {
-			return c, err
-		}
-		for _, wit := range rep.Witnesses {
-			if wit.Verdict == explore.Safe {
-				continue
+		for _, p := range o.Policies {
+			if ctx.Err() != nil {
+				break
 			}
-			v := workload.Verdict(wit.Verdict)
-			if !slices.Contains(workload.Verdicts(), v) {
-				return c, fmt.Errorf("%s under %s: %s: %s (%s)", w.Name, p.Name(), wit.Verdict, wit.Detail, wit.Token)
+			ns, err := ForkLatency(p, hosts)
+			if err != nil {
+				return t, err
 			}
-			seen[v] = fmt.Sprintf("%s; in %d of %d schedules", wit.Detail, rep.ByVerdict[wit.Verdict], rep.Schedules)
-			tokens[v] = wit.Token.String()
-		}
-		bounds = append(bounds, bound)
-	}
-	full, err := w.Parse(variant, false)
-	if err != nil {
-		return c, err
-	}
-	hits, ran := 0, 0
-	for range o.Parallel {
-		if ctx.Err() != nil {
-			break
-		}
-		out, err := parallel(ctx, w, full, p, hosts)
-		if err != nil {
-			return c, err
-		}
-		if out.Result.Reason == sched.Stopped && out.Verdict == workload.Safe {
-			break // interrupted: it says nothing
-		}
-		ran++
-		if out.Verdict != workload.Safe {
-			hits++
-		}
-		for _, f := range out.Findings {
-			if _, ok := seen[f.Verdict]; !ok {
-				seen[f.Verdict] = f.String() + "; parallel regime"
-			}
-		}
-		if len(out.Problems) > 0 && out.Verdict == workload.Safe && ctx.Err() == nil {
-			return c, fmt.Errorf("%s under %s: %s", w.Name, p.Name(), strings.Join(out.Problems, "; "))
+			t.Rows = append(t.Rows, Row{Policy: p.Name(), ForkNS: ns})
 		}
 	}
-	if ran > 0 {
-		bounds = append(bounds, fmt.Sprintf("%d of %d parallel runs showed something", hits, ran))
-	}
-	c.Bound = strings.Join(bounds, ", ")
-	for _, v := range workload.Verdicts() {
-		detail, ok := seen[v]
-		if !ok {
-			continue
-		}
-		if c.Verdict == workload.Safe {
-			c.Verdict, c.Detail, c.Token = v, detail, tokens[v]
-		} else {
-			c.Also = append(c.Also, v)
-		}
-	}
-	if c.Verdict.Corrupts() && !w.Promised(p, small) {
-		c.Also = append(c.Also, workload.NotCovered)
-	}
-	return c, nil
-}
-
-// searchCell searches the small form, and says how far.
-func searchCell(ctx context.Context, t explore.Target, o *Options, part func(float64)) (*explore.Report, string, error) {
-	if o.Exhaustive {
-		rep, err := explore.Exhaust(ctx, t, explore.ExhaustOptions{
-			Preemptions: o.Preemptions, Workers: o.Workers,
-			Progress: func(done, left uint64) { part(0.9 * float64(done) / float64(done+left)) },
-		})
-		if err != nil {
-			return nil, "", err
-		}
-		bound := fmt.Sprintf("all %d schedules with at most %d preemptions", rep.Schedules, rep.Preemptions)
-		if !rep.Complete {
-			bound = fmt.Sprintf("interrupted after %d schedules with at most %d preemptions", rep.Schedules, rep.Preemptions)
-		}
-		return &rep.Report, bound, nil
-	}
-	rep, err := explore.Search(ctx, t, explore.Options{
-		Schedules: uint64(o.Schedules), Seed: o.Seed, Workers: o.Workers, Every: 100,
-		Progress: func(p explore.Progress) { part(0.9 * float64(p.Done) / float64(p.Planned)) },
-	})
-	if err != nil {
-		return nil, "", err
-	}
-	bound := fmt.Sprintf("%d schedules of %d points (median)", rep.Schedules, rep.StepsMedian)
-	if rep.Interrupted {
-		bound = fmt.Sprintf("interrupted after %d of %d schedules", rep.Schedules, rep.Planned)
-	}
-	return rep, bound, nil
-}
-
-// parallel runs the default size once.
-func parallel(ctx context.Context, w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.Hosts) (*workload.Outcome, error) {
-	var stop func() bool
-	out, err := workload.Execute(w, workload.Options{
-		Policy: p, Values: v, Regime: sched.Parallel, Hosts: hosts, ForceHooks: true,
-		Booted: func(m *kernel.Machine) {
-			stop = context.AfterFunc(ctx, func() { m.Stop("interrupted") })
-		},
-	})
-	if stop != nil {
-		stop()
-	}
-	return out, err
+	return t, ctx.Err()
 }

@@ -1,14 +1,24 @@
 package matrix
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/cowlab/cowlab/tests/workload"
+)
+
+// Tables have the policies as rows. There are too many columns for one table, so that there
+// are two forms: the overview, whose columns are the groups, and the detail, a table for
+// each group, in as many pieces as its columns need, and the evidence for every cell. Neither
+// is wider than a terminal.
+
+// width is how wide a text may be, small how many columns of workloads a table may have
+// that is not to be an overview.
+const (
+	width = 100
+	small = 8
 )
 
 // column is what a column of the table is: a workload with parameters.
@@ -47,38 +57,65 @@ func (t *Table) Cell(policy, workload, params string) *Cell {
 	return nil
 }
 
-// mark stands behind a verdict that the policy does not promise to prevent, footnote
-// explains it.
+// Small reports whether the table has few enough columns to be shown in detail.
+func (t *Table) Small() bool {
+	_, columns := t.axes()
+	return len(columns) <= small
+}
+
+// mark stands behind a verdict that the policy does not promise to prevent, more for the
+// verdicts behind the gravest.
 const (
-	mark     = "*"
-	footnote = "* the policy does not promise to prevent this"
+	mark = "*"
+	more = "+"
 )
 
-// marked reports whether a cell of the table needs the footnote.
-func (t *Table) marked() bool {
-	return slices.ContainsFunc(t.Cells, func(c Cell) bool { return slices.Contains(c.Also, workload.NotCovered) })
-}
-
-// more stands in a large table for the verdicts behind the gravest.
+// The notes under tables.
 const (
-	more     = "+"
-	moreNote = "+ not the only thing that was seen"
+	markNote  = "* the policy does not promise to prevent this"
+	moreNote  = "+ not the only thing that was seen"
+	countNote = "safe N: in N schedules; safe =N: in all that there are within the bound, which are N;\nothers N/M: in N of M schedules"
+	sumNote   = "N/M: N of M columns are safe; the gravest of the others stands before it"
 )
 
-// shortened reports whether a cell of the table has something left out.
-func (t *Table) shortened() bool {
-	return t.large() && slices.ContainsFunc(t.Cells, func(c Cell) bool { return strings.Contains(c.words(true), more) })
+// notes are those that cells need.
+func (t *Table) notes() (out []string) {
+	if slices.ContainsFunc(t.Cells, func(c Cell) bool { return slices.Contains(c.Also, workload.NotCovered) }) {
+		out = append(out, markNote)
+	}
+	if slices.ContainsFunc(t.Cells, func(c Cell) bool { return strings.Contains(c.words(), more) }) {
+		out = append(out, moreNote)
+	}
+	return out
 }
 
-// large says that neither the policies nor the workloads fit side by side with all that
-// was seen.
-func (t *Table) large() bool {
-	policies, columns := t.axes()
-	return len(policies) > narrow && len(columns) > narrow
+// words is a cell's verdict in a table.
+func (c *Cell) words() string {
+	s := string(c.Verdict)
+	if slices.ContainsFunc(c.Also, func(v workload.Verdict) bool { return v != workload.NotCovered }) {
+		s += more
+	}
+	if slices.Contains(c.Also, workload.NotCovered) {
+		s += mark
+	}
+	return s
 }
 
-// words is a cell's verdicts in a table; short leaves all but the gravest out.
-func (c *Cell) words(short bool) string {
+// count says how a cell was established, as briefly as a table has room for.
+func (c *Cell) count() string {
+	switch c.How {
+	case Witness:
+		return fmt.Sprintf(" %d/%d", c.Hits, c.Schedules)
+	case Exhaustive:
+		return fmt.Sprintf(" =%d", c.Schedules)
+	case Schedules:
+		return fmt.Sprintf(" %d", c.Schedules)
+	}
+	return ""
+}
+
+// all is everything that was seen in a cell.
+func (c *Cell) all() string {
 	s := string(c.Verdict)
 	var also []string
 	for _, v := range c.Also {
@@ -86,10 +123,7 @@ func (c *Cell) words(short bool) string {
 			also = append(also, string(v))
 		}
 	}
-	switch {
-	case len(also) > 0 && short:
-		s += more
-	case len(also) > 0:
+	if len(also) > 0 {
 		s += " (" + strings.Join(also, ", ") + ")"
 	}
 	if slices.Contains(c.Also, workload.NotCovered) {
@@ -98,91 +132,50 @@ func (c *Cell) words(short bool) string {
 	return s
 }
 
-// grid lays the table out: a line of headings, then a line for each policy or, where
-// there are more workloads than policies, for each workload. A text line has only so
-// much room.
-func (t *Table) grid(policy func(string) string) (lines [][]string) {
+// grid is a table of the cells: a line of headings, then a line for each policy.
+func (t *Table) grid(policy func(string) string, word func(*Cell) string) (lines [][]string) {
 	policies, columns := t.axes()
-	short := t.large()
-	word := func(p string, c column) string {
-		if cell := t.Cell(p, c.workload, c.params); cell != nil {
-			return cell.words(short)
-		}
-		return "-"
-	}
-	if len(columns) <= len(policies) || len(columns) <= narrow {
-		head := []string{"policy"}
-		for _, c := range columns {
-			head = append(head, c.String())
-		}
-		lines = append(lines, head)
-		for _, p := range policies {
-			line := []string{policy(p)}
-			for _, c := range columns {
-				line = append(line, word(p, c))
-			}
-			lines = append(lines, line)
-		}
-		return lines
-	}
-	head := []string{"workload"}
-	for _, p := range policies {
-		head = append(head, policy(p))
+	head := []string{"policy"}
+	for _, c := range columns {
+		head = append(head, c.String())
 	}
 	lines = append(lines, head)
-	for _, c := range columns {
-		line := []string{c.String()}
-		for _, p := range policies {
-			line = append(line, word(p, c))
+	for _, p := range policies {
+		line := []string{policy(p)}
+		for _, c := range columns {
+			if cell := t.Cell(p, c.workload, c.params); cell != nil {
+				line = append(line, word(cell))
+			} else {
+				line = append(line, "-")
+			}
 		}
 		lines = append(lines, line)
 	}
 	return lines
 }
 
-// narrow is how many workloads fit side by side.
-const narrow = 5
-
-// WriteText writes the table and the evidence for every cell.
-func (t *Table) WriteText(w io.Writer) error {
-	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	for i, line := range t.grid(func(p string) string { return p }) {
-		if i == 0 {
-			line[0] = strings.ToUpper(line[0])
+// sums is the overview: a column for each group.
+func (t *Table) sums(policy func(string) string, word func(Sum) string) (lines [][]string) {
+	policies, _ := t.axes()
+	groups := t.groups()
+	lines = append(lines, append([]string{"policy"}, groups...))
+	for _, p := range policies {
+		line := []string{policy(p)}
+		for _, g := range groups {
+			if s, ok := t.Sum(p, g); ok {
+				line = append(line, word(s))
+			} else {
+				line = append(line, "-")
+			}
 		}
-		fmt.Fprintln(tw, strings.Join(line, "\t"))
+		lines = append(lines, line)
 	}
-	if err := tw.Flush(); err != nil {
-		return err
-	}
-	if t.marked() {
-		fmt.Fprintln(w, footnote)
-	}
-	if t.shortened() {
-		fmt.Fprintln(w, moreNote)
-	}
-	fmt.Fprintln(w)
-	if err := t.writeCosts(w); err != nil {
-		return err
-	}
-	for _, c := range t.Cells {
-		fmt.Fprintf(w, "%s on %s: %s\n", c.Policy, column{c.Workload, c.Params}, c.words(false))
-		if c.Detail != "" {
-			fmt.Fprintf(w, "    %s\n", strings.ReplaceAll(strings.TrimSpace(c.Detail), "\n", "\n    "))
-		}
-		if c.Token != "" {
-			fmt.Fprintf(w, "    cowlab replay %s\n", c.Token)
-		}
-		if c.Bound != "" {
-			fmt.Fprintf(w, "    searched: %s\n", c.Bound)
-		}
-	}
-	return nil
+	return lines
 }
 
-// WriteMarkdown writes the table alone, for a README.
-func (t *Table) WriteMarkdown(w io.Writer) error {
-	for i, line := range t.grid(func(p string) string { return "`" + p + "`" }) {
+// markdown writes a table.
+func markdown(w io.Writer, lines [][]string, notes []string) error {
+	for i, line := range lines {
 		if _, err := fmt.Fprintf(w, "| %s |\n", strings.Join(line, " | ")); err != nil {
 			return err
 		}
@@ -190,67 +183,30 @@ func (t *Table) WriteMarkdown(w io.Writer) error {
 			fmt.Fprintf(w, "|%s\n", strings.Repeat("---|", len(line)))
 		}
 	}
-	if t.marked() {
-		fmt.Fprintf(w, "\n\\%s\n", footnote)
-	}
-	if t.shortened() {
-		fmt.Fprintf(w, "\n\\%s\n", moreNote)
+	for _, n := range notes {
+		if strings.HasPrefix(n, mark) || strings.HasPrefix(n, more) {
+			n = "\\" + n
+		}
+		if _, err := fmt.Fprintf(w, "\n%s\n", n); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// WriteJSON writes one object with the field "cells".
-func (t *Table) WriteJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(t)
-}
-
-// ReadJSON reads what WriteJSON wrote.
-func ReadJSON(r io.Reader) (*Table, error) { return ReadVerdicts(r, workload.Verdicts()) }
-
-// ReadVerdicts is ReadJSON for a table of the same form with other verdicts.
-func ReadVerdicts(r io.Reader, verdicts []workload.Verdict) (*Table, error) {
-	var t Table
-	d := json.NewDecoder(r)
-	if err := d.Decode(&t); err != nil {
-		return nil, fmt.Errorf("not a stored matrix: %w", err)
+// WriteMarkdown writes the table alone, for a README: the cells of a small table, the sums
+// of groups of another one.
+func (t *Table) WriteMarkdown(w io.Writer) error {
+	code := func(p string) string { return "`" + p + "`" }
+	if t.Small() {
+		return markdown(w, t.grid(code, (*Cell).words), t.notes())
 	}
-	if t.Cells == nil {
-		return nil, fmt.Errorf("not a stored matrix: no field \"cells\"")
-	}
-	for i := range t.Cells {
-		c := &t.Cells[i]
-		switch {
-		case c.Policy == "" || c.Workload == "":
-			return nil, fmt.Errorf("not a stored matrix: cell %d names no policy or no workload", i+1)
-		case !slices.Contains(verdicts, c.Verdict):
-			return nil, fmt.Errorf("not a stored matrix: %s on %s: %q is no verdict", c.Policy, column{c.Workload, c.Params}, c.Verdict)
+	lines := t.sums(code, func(s Sum) string {
+		word := string(s.Verdict)
+		if s.Verdict != workload.Safe && !s.Covered {
+			word += mark
 		}
-	}
-	return &t, nil
-}
-
-// Differences compares the verdicts of the table with expected ones, cell by cell. A cell
-// that was expected but not run is a difference only if its policy and workload were.
-func (t *Table) Differences(want *Table) []string {
-	var diffs []string
-	for _, c := range t.Cells {
-		switch w := want.Cell(c.Policy, c.Workload, c.Params); {
-		case w == nil:
-			diffs = append(diffs, fmt.Sprintf("%s on %s: %s, but nothing was expected", c.Policy, column{c.Workload, c.Params}, c.Verdict))
-		case w.Verdict != c.Verdict:
-			diffs = append(diffs, fmt.Sprintf("%s on %s: %s, expected %s", c.Policy, column{c.Workload, c.Params}, c.Verdict, w.Verdict))
-		}
-	}
-	policies, columns := t.axes()
-	ran := func(workload string) bool {
-		return slices.ContainsFunc(columns, func(c column) bool { return c.workload == workload })
-	}
-	for _, w := range want.Cells {
-		if t.Cell(w.Policy, w.Workload, w.Params) == nil && slices.Contains(policies, w.Policy) && ran(w.Workload) {
-			diffs = append(diffs, fmt.Sprintf("%s on %s: not run, expected %s", w.Policy, column{w.Workload, w.Params}, w.Verdict))
-		}
-	}
-	return diffs
+		return fmt.Sprintf("%s %d/%d", word, s.Safe, s.Columns)
+	})
+	return markdown(w, lines, []string{sumNote, markNote})
 }

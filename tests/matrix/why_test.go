@@ -38,8 +38,8 @@ func TestWhy(t *testing.T) {
 		{"pin_fork", policy.PGGUP{}, `^read flags of page \d+: .*policy0`, "PGGUP.ForkPTE", "PGGUP.FastTake", `^write pte of mm 2: none -> page \d+ RO`},
 		{"forkscrew", policy.PGGUP{}, `^read flags of page \d+: .*policy0`, "PGGUP.ForkPTE", "PGGUP.FastTake", `^write pte of mm 2: none -> page \d+ RO`},
 		{"dma_thread", policy.PGGUP{}, `^read flags of page \d+: .*policy0`, "PGGUP.ForkPTE", "PGGUP.FastTake", `^write pte of mm 2: none -> page \d+ RO`},
-		{"forkscrewreverse", policy.PGGUP{}, `^read pte of mm 1: page \d+ RO`, "PGGUP.FastTake", "PGGUP.ForkPTE", ""},
-		{"forkscrew", policy.DirectIOSem{}, `^lock pinned_sem \d+: waits`, "DirectIOSem.ForkLock", "DirectIOSem.PinBegin", ""},
+		{"forkscrewreverse", policy.PGGUP{}, `^read pte of mm 1: page \d+ RO`, "PGGUP.FastTake", "PGGUP.ForkPTE", `^dma read page \d+`},
+		{"forkscrew", policy.DirectIOSem{}, `^lock pinned_sem \d+: waits`, "DirectIOSem.ForkLock", "DirectIOSem.PinBegin", `^dma write page \d+`},
 	} {
 		t.Run(c.workload+" "+c.policy.Name(), func(t *testing.T) {
 			t.Parallel()
@@ -59,8 +59,14 @@ func TestWhy(t *testing.T) {
 				assert.Equal(t, deviceSteps(n.Witness), deviceSteps(n.Near), "devices and timers act in the same order")
 			}
 			assert.Less(t, n.Matched, n.Critical, "it is a miss")
+			require.NotNil(t, n.Missing, text.String())
+			assert.NotContains(t, n.Missing.Text, "ipi", "who is told of a flush has nothing to do with what is lost")
 			if c.missing != "" {
 				assert.Regexp(t, c.missing, n.Missing.Text)
+			}
+			if n.Closed.Waits {
+				assert.Regexp(t, `^read lock pinned_sem \d+`, n.Wrote.Text, "who holds it")
+				assert.Greater(t, n.Closed.N, n.Wrote.N)
 			}
 			assert.Contains(t, text.String(), "What closed it: "+c.hook)
 			assert.Contains(t, text.String(), "proves nothing")

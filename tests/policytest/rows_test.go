@@ -16,8 +16,9 @@ var (
 	loop = Known{"races", "readonly_buffer", "livelock", "finding 3: a read pin of read-only anonymous memory never returns"}
 	lame = Known{"no_memory", "fork_pre_cow", "bug", "a copy at fork that runs out of memory leaves its map count and references behind (fork_pre_cow)"}
 	once = Known{"races", "", "leak", "finding 11: decow_one_pte puts the old page once too few"}
-	half = Known{"no_memory", "decow_one_pte", "bug", "finding 30: a fork that fails leaves a marked page shared with the child being torn down"}
+	half = Known{"no_memory", "decow_one_pte", "bug", "finding 31: a fork that fails leaves a marked page shared with the child being torn down"}
 	took = Known{"races", "mprotect_pin", "wrong-copy", "finding 17: a store after mprotect copies a pinned page away"}
+	huge = Known{"races", "mprotect_pin huge", "wrong-copy", "finding 5: hugetlb_cow asks the references, so that a store after mprotect copies a pinned page away"}
 	leak = Known{"races", "late_dma", "leak-to-disk", "as for a driver's pin the other way round"}
 	dead = Known{"races", "vmsplice", "deadlock", "finding 21: fork waits for a pipe that the child is to read"}
 	seen = Known{"races", "forkscrew", "child-changed", "fork shares what a device writes to until somebody stores"}
@@ -26,7 +27,7 @@ var (
 
 var rowsKnow = map[string][]Known{
 	"pg_gup_v1": {lame},
-	"pg_gup":    {loop, lame},
+	"pg_gup":    {loop, lame, huge},
 	"vm_dontcow": {
 		once, {"races", "swap_pin", "VM_BUG_ON", "finding 15: a marked page does enter do_wp_page"},
 		{"invariants", "swap_pin", "VM_BUG_ON", "the same"},
@@ -50,10 +51,11 @@ var rowsKnow = map[string][]Known{
 		{"races", "", "deadlock", "finding 21: fork waits for pins that outlive it"}, took,
 	},
 	"directed_cow":     {seen, snap, {"races", "vmsplice", "leak-to-child", "finding 22: a reader that is not the first owner"}},
-	"fork_lock_lookup": {loop, lame},
+	"fork_lock_lookup": {loop, lame, huge},
 	"dio_page_multiple": {
 		{"races", "mprotect_pin", "wrong-copy", "what is refused does not arrive"},
 		{"races", "user_ways", "lost-read", "what is refused does not arrive"},
+		{"races", "ksm_pin", "lost-read", "what is refused does not arrive"},
 		{"races", "", "refused", "the idea is to refuse requests of less than a page"},
 	},
 	"one_read_pin": {seen, snap},

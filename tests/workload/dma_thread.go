@@ -19,7 +19,7 @@ func dmaThread() *Workload {
 	return withHuge(&Workload{
 		Name:  "dma_thread",
 		Title: "threads read a file by O_DIRECT into one buffer while another thread forks",
-		Group: "forward race",
+		Group: ForwardRace,
 		Lines: "3604-3860",
 		Params: []Param{
 			{Name: "a", Usage: "offset of the buffer from a page boundary, in bytes; 512 makes neighbours share pages, 0 does not",

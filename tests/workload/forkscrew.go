@@ -13,10 +13,10 @@ import (
 // thread reads into the rest of the second page. The second read makes the kernel copy
 // the page that the first one is still going to be written to.
 func forkscrew() *Workload {
-	return &Workload{
+	return withHuge(&Workload{
 		Name:  "forkscrew",
 		Title: "an asynchronous read in flight, a fork, then an overlapping read",
-		Group: "forward race",
+		Group: ForwardRace,
 		Lines: "3862-4105",
 		Params: []Param{
 			{Name: "a", Usage: "offset of the buffer from a page boundary, in bytes", Default: 512, Small: 512, Min: 0, Max: x86.PageSize, Multiple: x86.SectorSize},
@@ -49,7 +49,7 @@ func forkscrew() *Workload {
 				}
 			}
 		},
-	}
+	}, func(v Values) int64 { return (v["a"]+2*v["len"])>>x86.PageShift + 1 }, "huge=1,a=0")
 }
 
 // star is forkscrew's pattern.
@@ -79,7 +79,7 @@ func forkscrewOnce(t *kernel.Thread, r *Run) {
 	}
 	size := uint64(v["a"]) + 2*uint64(v["len"])
 	size = (size + x86.PageSize - 1) &^ (x86.PageSize - 1)
-	base, words := t.MustMmap(size), t.MustMmap(x86.PageSize)
+	base, words := r.mapBuffer(t, size), t.MustMmap(x86.PageSize)
 	t.Fill(base, size, star)
 	s := &screw{
 		r: r, fd: fd, buf: base + uint64(v["a"]), len: v.Int("len"),

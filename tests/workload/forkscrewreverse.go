@@ -18,7 +18,7 @@ func forkscrewreverse() *Workload {
 	return withHuge(&Workload{
 		Name:  "forkscrewreverse",
 		Title: "an O_DIRECT write in flight from memory shared with a child; both store",
-		Group: "reverse race",
+		Group: ReverseRace,
 		Lines: "4107-4275",
 		Params: []Param{
 			{Name: "size", Usage: "bytes written", Default: 8 << 20, Small: 2 * x86.PageSize, Min: x86.PageSize, Max: 1 << 30, Multiple: x86.PageSize, Amount: true},

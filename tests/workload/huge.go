@@ -14,7 +14,7 @@ import (
 
 // withHuge gives a program the parameter huge. pages is how many small pages its buffer has
 // for how many processes at most: the pool holds a copy for each. variants are the
-// settings with huge pages that the matrix runs.
+// settings with huge pages that the matrix runs; they are in the group Hugetlb.
 func withHuge(w *Workload, pages func(Values) int64, variants ...string) *Workload {
 	w.Params = append(w.Params, Param{Name: "huge", Usage: "1: the buffer is of huge pages", Max: 1})
 	if len(w.Variants) == 0 {
@@ -48,8 +48,19 @@ func withHuge(w *Workload, pages func(Values) int64, variants ...string) *Worklo
 	return w
 }
 
+// onePage is the size of a buffer of one page.
+func onePage(Values) int64 { return 1 }
+
 // hugeLength rounds up to huge pages.
 func hugeLength(n uint64) uint64 { return (n + mm.HugePage2M - 1) &^ (mm.HugePage2M - 1) }
+
+// bufferLength is how long a buffer of so many bytes is mapped.
+func (r *Run) bufferLength(size uint64) uint64 {
+	if r.Values["huge"] == 1 {
+		return hugeLength(size)
+	}
+	return size
+}
 
 // mapBuffer maps a private buffer, of huge pages if the parameter says so.
 func (r *Run) mapBuffer(t *kernel.Thread, size uint64) uint64 {
@@ -61,8 +72,5 @@ func (r *Run) mapBuffer(t *kernel.Thread, size uint64) uint64 {
 
 // unmapBuffer unmaps what mapBuffer has mapped.
 func (r *Run) unmapBuffer(t *kernel.Thread, buf, size uint64) {
-	if r.Values["huge"] == 1 {
-		size = hugeLength(size)
-	}
-	r.failed(t.Munmap(buf, size), "munmap")
+	r.failed(t.Munmap(buf, r.bufferLength(size)), "munmap")
 }

@@ -18,7 +18,7 @@ func lateDMA() *Workload {
 	return withHuge(&Workload{
 		Name:  "late_dma",
 		Title: "a driver registers memory; the process forks and stores; the device transfers much later",
-		Group: "forward race",
+		Group: OtherUsers,
 		Lines: "6177-6185, 6409, 6526-6532",
 		Params: []Param{
 			{Name: "pages", Usage: "pages registered", Default: 32, Small: 1, Min: 1, Max: 1 << 12, Amount: true},

@@ -16,9 +16,9 @@ import (
 // child must have the memory as it was, and the pins must end up where they were asked
 // for.
 func forkStorm() *Workload {
-	return &Workload{
+	return withHuge(&Workload{
 		Name: "fork_storm", Title: "many forks of a process with much memory, some of it pinned",
-		Group: "semantics", Lines: "681, 2136",
+		Group: Semantics, Lines: "681, 2136",
 		Params: []Param{
 			{Name: "pages", Usage: "pages of memory", Default: 2048, Small: 3, Min: 1, Max: 1 << 18},
 			{Name: "pins", Usage: "pages of these that a driver has pinned", Default: 0, Small: 0, Max: 1 << 18},
@@ -37,13 +37,13 @@ func forkStorm() *Workload {
 		Latency:   blk.FastDevice,
 		DiskBytes: func(Values) int64 { return x86.SectorSize },
 		Main:      forkStormMain,
-	}
+	}, func(v Values) int64 { return v["pages"] }, "huge=1,pins=2")
 }
 
 func forkStormMain(t *kernel.Thread, r *Run) {
 	pages, pins := uint64(r.Values["pages"]), uint64(r.Values["pins"])
 	size := pages << x86.PageShift
-	buf := t.MustMmap(size)
+	buf := r.mapBuffer(t, size)
 	each := func(n uint64, fn func(i, addr uint64)) {
 		for i := range n {
 			fn(i, buf+i<<x86.PageShift)
@@ -84,17 +84,18 @@ func forkStormMain(t *kernel.Thread, r *Run) {
 	if reg != nil {
 		r.failed(t.UnregisterMemory(reg), "unregister")
 	}
-	r.failed(t.Munmap(buf, size), "munmap")
+	r.unmapBuffer(t, buf, size)
 }
 
 // database is the mix that the thread worried about: threads that read and write by
 // O_DIRECT, aligned and not, a process that is forked now and then and goes at once, as
 // for exec, and mmap and munmap on the side. Each thread has its own stretch of the
-// file and of the buffer, and neighbours share pages of the buffer.
+// file and of the buffer, and neighbours share pages of the buffer; one more reads a
+// page into a page of its own.
 func database() *Workload {
-	return &Workload{
+	return withHuge(&Workload{
 		Name: "database", Title: "threads do aligned and unaligned direct I/O; forks, mmap and munmap on the side",
-		Group: "forward race", Lines: "6011-6024, 6191",
+		Group: ForwardRace, Lines: "6011-6024, 6191",
 		Params: []Param{
 			{Name: "w", Usage: "threads that do I/O", Default: 6, Small: 2, Min: 1, Max: 64},
 			{Name: "ops", Usage: "operations of each", Default: 60, Small: 1, Min: 1, Max: 1 << 20},
@@ -105,7 +106,7 @@ func database() *Workload {
 		Memory: func(v Values) uint64 { return uint64(v["w"])*64<<10 + 8<<20 },
 		CPUs:   4, SmallCPUs: 2,
 		Latency:   blk.FastDevice,
-		DiskBytes: func(v Values) int64 { return v["w"] * recordBytes },
+		DiskBytes: func(v Values) int64 { return v["w"]*recordBytes + x86.PageSize },
 		Fill: func(_ Values, disk []byte) {
 			for i := range disk {
 				disk[i] = byte(i/x86.SectorSize) | 0x40
@@ -113,7 +114,7 @@ func database() *Workload {
 		},
 		Writes: true,
 		Main:   databaseMain,
-	}
+	}, func(v Values) int64 { return (v["w"]*recordBytes + x86.PageSize - 1) >> x86.PageShift }, "huge=1")
 }
 
 // recordBytes is what each thread reads and writes: not whole pages.
@@ -122,7 +123,7 @@ const recordBytes = x86.PageSize + x86.SectorSize
 func databaseMain(t *kernel.Thread, r *Run) {
 	n := uint64(r.Values["w"])
 	size := (n*recordBytes + x86.PageSize - 1) &^ (x86.PageSize - 1)
-	buf := t.MustMmap(size)
+	buf := r.mapBuffer(t, size)
 	t.Fill(buf, size, pattern)
 	fd, err := t.Open(r.Disk, fs.ORdwr|fs.ODirect)
 	if r.failed(err, "open") {
@@ -140,6 +141,7 @@ func databaseMain(t *kernel.Thread, r *Run) {
 			r.failed(t.Munmap(at, 4*x86.PageSize), "munmap")
 		}
 	}))
+	all = append(all, t.Go("aligned", func(t *kernel.Thread) { databaseAligned(t, r, fd) }))
 	for range r.Values["forks"] {
 		pid, err := t.Fork(func(c *kernel.Thread) { c.Exit(0) })
 		if r.failed(err, "fork") {
@@ -152,7 +154,21 @@ func databaseMain(t *kernel.Thread, r *Run) {
 		r.failed(t.Join(w), "join")
 	}
 	r.failed(t.Close(fd), "close")
-	r.failed(t.Munmap(buf, size), "munmap")
+	r.unmapBuffer(t, buf, size)
+}
+
+// databaseAligned reads the last page of the file into a page of its own.
+func databaseAligned(t *kernel.Thread, r *Run, fd int) {
+	at := r.Values["w"] * recordBytes
+	own := t.MustMmap(x86.PageSize)
+	for range r.Values["ops"] {
+		n, err := t.Pread(fd, own, x86.PageSize, at)
+		if r.failed(err, "read") || n != x86.PageSize || r.over() {
+			break
+		}
+		r.compare(LostRead, "aligned page", 0, r.expect(at, x86.PageSize), t.Bytes(own, x86.PageSize))
+	}
+	r.failed(t.Munmap(own, x86.PageSize), "munmap")
 }
 
 // databaseWorker reads its record, checks it, changes it and writes it back.

@@ -15,10 +15,10 @@ import (
 // writes when both are done. Nothing but the page-table entry decides, so this is where
 // a missing look at it shows.
 func pinFork() *Workload {
-	return &Workload{
+	return withHuge(&Workload{
 		Name:  "pin_fork",
 		Title: "a driver pins a page by gup-fast while another thread forks and stores; then the device writes",
-		Group: "forward race",
+		Group: ForwardRace,
 		Lines: "376-402",
 		Params: []Param{
 			{Name: "rounds", Usage: "how often, each time with a fresh page", Default: 400, Small: 1, Min: 1, Max: 1 << 20, Amount: true},
@@ -33,7 +33,7 @@ func pinFork() *Workload {
 				pinForkRound(t, r)
 			}
 		},
-	}
+	}, onePage, "huge=1")
 }
 
 const (
@@ -42,7 +42,7 @@ const (
 )
 
 func pinForkRound(t *kernel.Thread, r *Run) {
-	buf := t.MustMmap(x86.PageSize)
+	buf := r.mapBuffer(t, x86.PageSize)
 	word := t.MustMmapShared(x86.PageSize)
 	stored, seen := word, word+64
 	t.Store64(buf, 0)
@@ -88,7 +88,7 @@ func pinForkRound(t *kernel.Thread, r *Run) {
 		_, _, err := t.Wait(pid)
 		r.failed(err, "wait")
 	}
-	r.failed(t.Munmap(buf, x86.PageSize), "munmap")
+	r.unmapBuffer(t, buf, x86.PageSize)
 	r.failed(t.Munmap(word, x86.PageSize), "munmap")
 }
 

@@ -41,6 +41,18 @@ func pinPage(t *kernel.Thread, r *Run, buf uint64) (inFlight, bool) {
 	}}, true
 }
 
+// pinPageFast is a driver's pin of the page at buf by get_user_pages_fast.
+func pinPageFast(t *kernel.Thread, r *Run, buf uint64) (inFlight, bool) {
+	reg, err := t.RegisterMemory(buf, x86.PageSize, kernel.RegisterOptions{Write: true, Fast: true, Kind: mm.PinLongterm})
+	if r.failed(err, "register") {
+		return inFlight{}, false
+	}
+	return inFlight{func(t *kernel.Thread) {
+		r.failed(t.DeviceWrite(reg, pinnedAt, pinnedData), "device write")
+		r.failed(t.UnregisterMemory(reg), "unregister")
+	}}, true
+}
+
 // readInFlight submits an asynchronous read of the disk's first sector.
 func readInFlight(t *kernel.Thread, r *Run, addr uint64) (inFlight, bool) {
 	fd, err := t.Open(r.Disk, fs.ORdonly|fs.ODirect)
@@ -88,17 +100,17 @@ func repeat(round func(t *kernel.Thread, r *Run)) func(t *kernel.Thread, r *Run)
 // forkTwice is gVisor's first case as a race: a process with a pinned page forks, and its
 // child forks again, while the parent stores.
 func forkTwice() *Workload {
-	return pinProgram(Workload{
+	return withHuge(pinProgram(Workload{
 		Name: "fork_twice", Title: "a pinned page; the child forks a child of its own; the parent stores, the device writes",
-		Group: "forward race", Lines: "-",
+		Group: ForwardRace, Lines: "-",
 		Params: []Param{pinWay}, Variants: []string{"aio=0", "aio=1"},
 		Needs: mm.Forward | mm.OtherPins | mm.AIO,
 		Main:  repeat(forkTwiceRound),
-	})
+	}), onePage, "huge=1", "huge=1,aio=1")
 }
 
 func forkTwiceRound(t *kernel.Thread, r *Run) {
-	buf := t.MustMmap(x86.PageSize)
+	buf := r.mapBuffer(t, x86.PageSize)
 	word := t.MustMmapShared(x86.PageSize)
 	t.Store64(buf, 1)
 	pin, ok := pinPage(t, r, buf)
@@ -128,24 +140,24 @@ func forkTwiceRound(t *kernel.Thread, r *Run) {
 		_, _, err = t.Wait(pid)
 		r.failed(err, "wait")
 	}
-	r.failed(t.Munmap(buf, x86.PageSize), "munmap")
+	r.unmapBuffer(t, buf, x86.PageSize)
 	r.failed(t.Munmap(word, x86.PageSize), "munmap")
 }
 
 // mprotectPin: a page is pinned, becomes read-only and writable again, and is stored to.
 // Nobody shares it: whoever copies it takes it away from under the pin.
 func mprotectPin() *Workload {
-	return pinProgram(Workload{
+	return withHuge(pinProgram(Workload{
 		Name: "mprotect_pin", Title: "mprotect to read-only and back between a pin and a store, with no fork",
-		Group: "semantics", Lines: "8017",
+		Group: Semantics, Lines: "8017",
 		Params:   []Param{pinWay, {Name: "child", Usage: "1: instead of mprotect, a child comes and goes", Max: 1}},
 		Variants: []string{"aio=0", "aio=1", "child=1"},
 		Main:     repeat(mprotectPinRound),
-	})
+	}), onePage, "huge=1", "huge=1,child=1")
 }
 
 func mprotectPinRound(t *kernel.Thread, r *Run) {
-	buf := t.MustMmap(x86.PageSize)
+	buf := r.mapBuffer(t, x86.PageSize)
 	t.Store64(buf, 1)
 	pin, ok := pinPage(t, r, buf)
 	if !ok {
@@ -159,14 +171,14 @@ func mprotectPinRound(t *kernel.Thread, r *Run) {
 			r.failed(err, "wait")
 		}
 	} else {
-		r.failed(t.Mprotect(buf, x86.PageSize, mm.ProtRead), "mprotect")
-		r.failed(t.Mprotect(buf, x86.PageSize, mm.ProtRead|mm.ProtWrite), "mprotect")
+		r.failed(t.Mprotect(buf, r.bufferLength(x86.PageSize), mm.ProtRead), "mprotect")
+		r.failed(t.Mprotect(buf, r.bufferLength(x86.PageSize), mm.ProtRead|mm.ProtWrite), "mprotect")
 	}
 	t.Store64(buf, 2)
 	pin.done(t)
 	r.compare(WrongCopy, "pinned page", pinnedAt, pinnedData, t.Bytes(buf+pinnedAt, x86.SectorSize))
 	r.compareWord(WrongCopy, "word stored", 0, 2, t.Load64(buf))
-	r.failed(t.Munmap(buf, x86.PageSize), "munmap")
+	r.unmapBuffer(t, buf, x86.PageSize)
 }
 
 // swapPin: reclaim takes the ptes of a page that is pinned, and the process stores to it.
@@ -175,7 +187,7 @@ func mprotectPinRound(t *kernel.Thread, r *Run) {
 func swapPin() *Workload {
 	w := pinProgram(Workload{
 		Name: "swap_pin", Title: "reclaim unmaps a pinned page; the process reads it, stores to it, and the device writes",
-		Group: "swap", Lines: "7972-8020",
+		Group: Swap, Lines: "7972-8020",
 		Params: []Param{
 			pinWay,
 			{Name: "fork", Usage: "1: forks when the page is in the swap cache", Max: 1},
@@ -208,14 +220,7 @@ func swapPinRound(t *kernel.Thread, r *Run) {
 	var ok bool
 	if r.Values["race"] == 1 {
 		r.begin()
-		pinner := t.Go("pinner", func(t *kernel.Thread) {
-			reg, err := t.RegisterMemory(buf, x86.PageSize, kernel.RegisterOptions{Write: true, Fast: true, Kind: mm.PinLongterm})
-			ok = !r.failed(err, "register")
-			pin.done = func(t *kernel.Thread) {
-				r.failed(t.DeviceWrite(reg, pinnedAt, pinnedData), "device write")
-				r.failed(t.UnregisterMemory(reg), "unregister")
-			}
-		})
+		pinner := t.Go("pinner", func(t *kernel.Thread) { pin, ok = pinPageFast(t, r, buf) })
 		r.failed(t.Madvise(buf, x86.PageSize, mm.MadvPageout), "madvise")
 		r.failed(t.Join(pinner), "join")
 	} else {
@@ -252,9 +257,9 @@ func swapPinRound(t *kernel.Thread, r *Run) {
 // must not show in anybody's memory, least of all in that of a bystander who was given
 // frames meanwhile (thread lines 754-763).
 func dmaAfterUnmap() *Workload {
-	return pinProgram(Workload{
+	return withHuge(pinProgram(Workload{
 		Name: "unmap_pin", Title: "munmap, or exit, of memory under a pin; a bystander allocates; the device writes",
-		Group: "other users", Lines: "754-763",
+		Group: OtherUsers, Lines: "754-763",
 		Params: []Param{
 			pinWay,
 			{Name: "exit", Usage: "1: the process exits with its read in flight", Max: 1},
@@ -262,7 +267,7 @@ func dmaAfterUnmap() *Workload {
 		},
 		Variants: []string{"aio=0", "aio=1", "exit=1"},
 		Main:     repeat(unmapPinRound),
-	})
+	}), onePage, "huge=1")
 }
 
 func unmapPinRound(t *kernel.Thread, r *Run) {
@@ -271,7 +276,7 @@ func unmapPinRound(t *kernel.Thread, r *Run) {
 	gone, written := word, word+64
 	bystander, err := t.Fork(func(c *kernel.Thread) {
 		awaitWord(c, gone)
-		mine := c.MustMmap(size)
+		mine := r.mapBuffer(c, size)
 		c.Fill(mine, size, publicByte)
 		awaitWord(c, written)
 		r.compare(ChildChanged, "bystander's memory", 0, bytes.Repeat([]byte{publicByte}, int(size)), c.Bytes(mine, int(size)))
@@ -294,11 +299,11 @@ func unmapPinRound(t *kernel.Thread, r *Run) {
 			r.failed(err, "wait")
 		}
 	} else {
-		buf := t.MustMmap(x86.PageSize)
+		buf := r.mapBuffer(t, x86.PageSize)
 		t.Store64(buf, 1)
 		pin, ok := pinPage(t, r, buf)
 		r.begin()
-		r.failed(t.Munmap(buf, x86.PageSize), "munmap")
+		r.unmapBuffer(t, buf, x86.PageSize)
 		setWord(t, gone)
 		if ok {
 			pin.done(t)

@@ -12,10 +12,10 @@ import (
 // every user of get_user_pages copies pages that nobody is going to write (thread
 // lines 5826, 9336, 9447). emu_cow_copy counts them.
 func ptracePeek() *Workload {
-	return &Workload{
+	return withHuge(&Workload{
 		Name:  "ptrace_peek",
 		Title: "a debugger peeks and pokes at a forked process that counts, and shares its memory",
-		Group: "other pins",
+		Group: OtherUsers,
 		Lines: "5826, 9336, 9447",
 		Params: []Param{
 			{Name: "peeks", Usage: "how often the debugger looks", Default: 2000, Small: 2, Min: 1, Max: 1 << 24, Amount: true},
@@ -26,14 +26,14 @@ func ptracePeek() *Workload {
 		Latency:   blk.FastDevice,
 		DiskBytes: func(Values) int64 { return x86.SectorSize },
 		Main:      ptraceMain,
-	}
+	}, onePage, "huge=1")
 }
 
 func ptraceMain(t *kernel.Thread, r *Run) {
 	pages := uint64(r.Values["pages"])
 	size := pages << x86.PageShift
-	buf := t.MustMmap(size)         // shared by fork, and only looked at
-	own := t.MustMmap(x86.PageSize) // the tracee counts here
+	buf := t.MustMmap(size)             // shared by fork, and only looked at
+	own := r.mapBuffer(t, x86.PageSize) // the tracee counts here
 	counter, poked := own, own+8
 	for i := range pages {
 		t.Store64(buf+i<<x86.PageShift, i)
@@ -85,7 +85,7 @@ func ptraceMain(t *kernel.Thread, r *Run) {
 	r.compareWord(ChildChanged, "debugger's own page", 8, 0, t.Load64(poked))
 	r.compareWord(ChildChanged, "debugger's own page", 0, 0, t.Load64(counter))
 	r.failed(t.Munmap(buf, size), "munmap")
-	r.failed(t.Munmap(own, x86.PageSize), "munmap")
+	r.unmapBuffer(t, own, x86.PageSize)
 	r.failed(t.Munmap(over, x86.PageSize), "munmap")
 }
 

@@ -103,7 +103,7 @@ func readFork() *Workload {
 	return &Workload{
 		Name:   "read_fork",
 		Title:  "one thread reads a sector by O_DIRECT while another forks and stores to the page",
-		Group:  "forward race",
+		Group:  ForwardRace,
 		Lines:  "3862-4105",
 		Needs:  mm.Forward,
 		Memory: func(Values) uint64 { return 2 << 20 },
@@ -155,7 +155,7 @@ func writeShared(inflight bool) *Workload {
 	w := &Workload{
 		Name:   "write_shared",
 		Title:  "one thread writes a sector by O_DIRECT from a page shared with a child; parent and child store",
-		Group:  "reverse race",
+		Group:  ReverseRace,
 		Lines:  "4107-4275",
 		Needs:  mm.Reverse,
 		Memory: func(Values) uint64 { return 2 << 20 },

@@ -16,10 +16,10 @@ import (
 // shared: a policy that breaks COW for every pin copies the whole image (thread line
 // 9082); emu_cow_copy counts them.
 func snapshotWriter() *Workload {
-	return &Workload{
+	return withHuge(&Workload{
 		Name:  "snapshot",
 		Title: "fork, and the child writes the image by O_DIRECT while the parent goes on storing",
-		Group: "reverse race",
+		Group: ReverseRace,
 		Lines: "9082",
 		Params: []Param{
 			{Name: "pages", Usage: "pages of the image", Default: 1024, Small: 2, Min: 1, Max: 1 << 16},
@@ -32,12 +32,12 @@ func snapshotWriter() *Workload {
 		DiskBytes: func(v Values) int64 { return v["pages"] << x86.PageShift },
 		Writes:    true,
 		Main:      snapshotMain,
-	}
+	}, func(v Values) int64 { return v["pages"] }, "huge=1")
 }
 
 func snapshotMain(t *kernel.Thread, r *Run) {
 	size := uint64(r.Values["pages"]) << x86.PageShift
-	image := t.MustMmap(size)
+	image := r.mapBuffer(t, size)
 	for i := int64(0); i < r.Values["rounds"] && !r.over(); i++ {
 		now, later := byte(2*i+1), byte(2*i+2)
 		t.Fill(image, size, now)
@@ -55,7 +55,7 @@ func snapshotMain(t *kernel.Thread, r *Run) {
 		r.compare(LeakToDisk, "image", 0, bytes.Repeat([]byte{now}, int(size)), r.image(0, int(size)))
 		r.compare(LostRead, "parent's memory", 0, bytes.Repeat([]byte{later}, int(size)), t.Bytes(image, int(size)))
 	}
-	r.failed(t.Munmap(image, size), "munmap")
+	r.unmapBuffer(t, image, size)
 }
 
 // writeAll writes memory to the beginning of the disk.
@@ -81,10 +81,10 @@ func writeAll(t *kernel.Thread, r *Run, addr uint64, size int) {
 // thread went on, through a stale TLB entry perhaps. It can only happen where fork
 // copies, so the first page is pinned.
 func tornCopy() *Workload {
-	return &Workload{
+	return withHuge(&Workload{
 		Name:  "torn",
 		Title: "a thread stores to two words in order while another forks; a pinned page is copied",
-		Group: "semantics",
+		Group: Semantics,
 		Lines: "1923, 2120, 3570-3585",
 		Params: []Param{
 			{Name: "stores", Usage: "stores to each word during one fork", Default: 4000, Small: 60, Min: 1, Max: 1 << 24},
@@ -104,11 +104,11 @@ func tornCopy() *Workload {
 		Latency:   blk.FastDevice,
 		DiskBytes: func(Values) int64 { return x86.SectorSize },
 		Main:      tornMain,
-	}
+	}, func(Values) int64 { return 2 }, "huge=1")
 }
 
 func tornMain(t *kernel.Thread, r *Run) {
-	buf := t.MustMmap(2 * x86.PageSize)
+	buf := r.mapBuffer(t, 2*x86.PageSize)
 	first, second := buf, buf+x86.PageSize-8
 	if r.Values["apart"] == 1 {
 		second += x86.PageSize
@@ -155,5 +155,5 @@ func tornMain(t *kernel.Thread, r *Run) {
 	if reg != nil {
 		r.failed(t.UnregisterMemory(reg), "unregister")
 	}
-	r.failed(t.Munmap(buf, 2*x86.PageSize), "munmap")
+	r.unmapBuffer(t, buf, 2*x86.PageSize)
 }

@@ -2,6 +2,7 @@ package workload
 
 import (
 	"bytes"
+	"fmt"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/blk"
@@ -15,13 +16,19 @@ import (
 // buffer, or is to have a copy, or use vfork. The buffer does not fill its page, and the
 // child needs what lies beside it: the neighbour that a library cannot know of.
 func userWays() *Workload {
-	return pinProgram(Workload{
+	return withHuge(pinProgram(Workload{
 		Name: "user_ways", Title: "a read in flight into part of a page, a fork, a store; what the program does about it",
-		Group: "forward race", Lines: "1149-1188, 1300-1316, 2092, 3348-3354",
+		Group: ForwardRace, Lines: "1149-1188, 1300-1316, 2092, 3348-3354",
 		Params: []Param{
 			{Name: "way", Usage: "0: nothing, 1: MADV_DONTFORK, 2: MADV_DONTCOW, 3: vfork, 4: MADV_DONTFORK, and the child uses the neighbour", Max: 4},
 		},
 		Variants: []string{"way=0", "way=1", "way=2", "way=3", "way=4"},
+		GroupFor: func(v Values) string {
+			if v["way"] == 4 {
+				return Semantics // the read arrives; it is the child that misses something
+			}
+			return ForwardRace
+		},
 		NeedsFor: func(v Values) mm.Guarantee {
 			if v["way"] == 4 {
 				return mm.Nobody
@@ -29,20 +36,20 @@ func userWays() *Workload {
 			return mm.Forward | mm.AIO
 		},
 		Main: repeat(userWaysRound),
-	})
+	}), onePage, "huge=1,way=0", "huge=1,way=1", "huge=1,way=2")
 }
 
 func userWaysRound(t *kernel.Thread, r *Run) {
 	const neighbour = 2 * x86.SectorSize
-	buf := t.MustMmap(x86.PageSize)
+	buf := r.mapBuffer(t, x86.PageSize)
 	t.Store64(buf, 1)
 	t.Store64(buf+neighbour, 7)
 	way := r.Values["way"]
 	switch way {
 	case 1, 4:
-		r.failed(t.Madvise(buf, x86.PageSize, mm.MadvDontFork), "madvise")
+		r.failed(t.Madvise(buf, r.bufferLength(x86.PageSize), mm.MadvDontFork), "madvise")
 	case 2:
-		r.failed(t.Madvise(buf, x86.PageSize, mm.MadvDontCOW), "madvise")
+		r.failed(t.Madvise(buf, r.bufferLength(x86.PageSize), mm.MadvDontCOW), "madvise")
 	}
 	read, ok := readInFlight(t, r, buf+pinnedAt)
 	if !ok {
@@ -72,21 +79,23 @@ func userWaysRound(t *kernel.Thread, r *Run) {
 		_, _, err = t.Wait(pid)
 		r.failed(err, "wait")
 	}
-	r.failed(t.Munmap(buf, x86.PageSize), "munmap")
+	r.unmapBuffer(t, buf, x86.PageSize)
 }
 
 // readOnlyBuffer writes to a file from memory that the process may only read: a constant,
 // or memory that nobody has ever touched. Nothing races; what a policy does to read pins
-// must not keep it from coming to an end.
+// must not keep it from coming to an end. The file must hold what the memory held. The
+// other direction, a read from the file into memory that the process may only read, must
+// fail, and leave the memory as it is.
 func readOnlyBuffer() *Workload {
-	return &Workload{
+	return withHuge(&Workload{
 		Name: "readonly_buffer", Title: "an O_DIRECT write from memory that is mapped read-only",
-		Group: "liveness", Lines: "5311, 9187-9188",
+		Group: Liveness, Lines: "5311, 9187-9188",
 		Params: []Param{
-			{Name: "kind", Usage: "0: stored to and then protected, 1: never touched, 2: never touched, writable", Max: 2},
+			{Name: "kind", Usage: "0: stored to and then protected, 1: never touched, 2: never touched, writable, 3: as 0, and the file is read into it", Max: 3},
 			{Name: "forked", Usage: "1: a child shares it", Max: 1},
 		},
-		Variants: []string{"kind=0", "kind=1", "kind=2", "forked=1"},
+		Variants: []string{"kind=0", "kind=1", "kind=2", "kind=3", "forked=1"},
 		Memory:   func(Values) uint64 { return 4 << 20 },
 		CPUs:     2, SmallCPUs: 2,
 		Latency:   blk.FastDevice,
@@ -94,20 +103,20 @@ func readOnlyBuffer() *Workload {
 		Fill:      func(_ Values, disk []byte) { copy(disk, bytes.Repeat([]byte{secretByte}, len(disk))) },
 		Writes:    true,
 		Main:      readOnlyMain,
-	}
+	}, onePage, "huge=1", "huge=1,kind=3", "huge=1,forked=1")
 }
 
 func readOnlyMain(t *kernel.Thread, r *Run) {
-	buf := t.MustMmap(x86.PageSize)
+	buf := r.mapBuffer(t, x86.PageSize)
 	word := t.MustMmapShared(x86.PageSize)
 	want := byte(0)
 	kind := r.Values["kind"]
-	if kind == 0 {
+	if kind == 0 || kind == 3 {
 		want = publicByte
 		t.Fill(buf, x86.PageSize, want)
 	}
 	if kind != 2 {
-		r.failed(t.Mprotect(buf, x86.PageSize, mm.ProtRead), "mprotect")
+		r.failed(t.Mprotect(buf, r.bufferLength(x86.PageSize), mm.ProtRead), "mprotect")
 	}
 	r.begin()
 	pid, err := 0, error(nil)
@@ -116,7 +125,15 @@ func readOnlyMain(t *kernel.Thread, r *Run) {
 		r.failed(err, "fork")
 	}
 	fd, err := t.Open(r.Disk, fs.ORdwr|fs.ODirect)
-	if !r.failed(err, "open") {
+	switch {
+	case r.failed(err, "open"):
+	case kind == 3:
+		if n, err := t.Pread(fd, buf, x86.PageSize, 0); err == nil {
+			r.broken(fmt.Sprintf("a read of %d bytes into read-only memory succeeded", n))
+		}
+		r.compare(WrongCopy, "read-only memory", 0, bytes.Repeat([]byte{want}, x86.PageSize), t.Bytes(buf, x86.PageSize))
+		r.failed(t.Close(fd), "close")
+	default:
 		n, err := t.Pwrite(fd, buf, x86.PageSize, 0)
 		if !r.failed(err, "write") && n != x86.PageSize {
 			r.broken("write: short")
@@ -129,6 +146,6 @@ func readOnlyMain(t *kernel.Thread, r *Run) {
 		_, _, err = t.Wait(pid)
 		r.failed(err, "wait")
 	}
-	r.failed(t.Munmap(buf, x86.PageSize), "munmap")
+	r.unmapBuffer(t, buf, x86.PageSize)
 	r.failed(t.Munmap(word, x86.PageSize), "munmap")
 }

@@ -17,7 +17,7 @@ func vmspliceDisclosure() *Workload {
 	return withHuge(&Workload{
 		Name:  "vmsplice",
 		Title: "a page in a pipe, unmapped by who put it there; the other process stores; the pipe is read",
-		Group: "disclosure",
+		Group: Disclosure,
 		Lines: "75-80, 341, 6526-6532",
 		Params: []Param{
 			{Name: "rounds", Usage: "how often, each time with fresh pages", Default: 200, Small: 1, Min: 1, Max: 1 << 20, Amount: true},

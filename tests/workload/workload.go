@@ -18,8 +18,10 @@ import (
 // Workload is a program with parameters and a property that it checks.
 type Workload struct {
 	// Name is the workload's id in tables and tokens, Title one line for people,
-	// Group the heading it stands under, Lines where in the thread it comes from.
+	// Group one of the constants (see GroupOf), Lines where in the thread it comes from.
 	Name, Title, Group, Lines string
+	// GroupFor, if not nil, is the group where it depends on the values.
+	GroupFor func(Values) string
 	// Params are its parameters.
 	Params []Param
 	// Variants are the parameter settings that the matrix runs, as Parse reads them.
@@ -57,7 +59,7 @@ func All() []*Workload {
 		forkscrewreverse(), snapshotWriter(),
 		vmspliceDisclosure(),
 		swapPin(),
-		ptracePeek(), dmaAfterUnmap(),
+		ptracePeek(), dmaAfterUnmap(), ksmPin(),
 		tornCopy(), mprotectPin(), forkStorm(),
 		readOnlyBuffer(),
 	}
