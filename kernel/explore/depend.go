@@ -68,9 +68,13 @@ func appendFootprint(to []x86.Touch, a *sched.Actor, f *x86.Footprint) []x86.Tou
 	return append(to, f.Touches...)
 }
 
-// dependent reports whether two footprints conflict.
-func dependent(a, b []x86.Touch) bool {
+// dependent reports whether two footprints conflict. buffers says that they are of a CPU and of
+// its store buffer.
+func dependent(a, b []x86.Touch, buffers bool) bool {
 	for i := range a {
+		if buffers && !ofBuffer(&a[i]) {
+			continue
+		}
 		for j := range b {
 			if a[i].Obj == b[j].Obj && a[i].How.Conflicts(b[j].How) {
 				return true

@@ -151,6 +151,7 @@ type Run struct {
 	mu       sync.Mutex
 	findings []Finding // protected by mu
 	errs     []string  // protected by mu
+	killed   bool      // a process was killed; set when the machine is at rest
 	gaveUp   bool      // a call that should have worked has failed; protected by mu
 }
 
@@ -254,14 +255,15 @@ func (r *Run) mishap() bool {
 // ended reports whether a mishap ended the program, or one of its processes, before its time.
 // What it then finds in its memory proves nothing.
 func (r *Run) ended() bool {
-	return r.mishap() && (r.over() || r.m.Trace().Sum(trace.EmuOOMKills) > 0)
+	return r.mishap() && (r.over() || r.killed || r.m.Trace().Sum(trace.EmuOOMKills) > 0)
 }
 
-// bereft reports that all who are left over in a deadlock wait for others of the program, who
-// were ended by a mishap, and hold nothing: the kernel has no part in that.
+// bereft reports that all who are left over in a deadlock wait for others of the program and
+// hold nothing: the others were ended by a mishap, or could not wake them. The kernel
+// has no part in that.
 func (r *Run) bereft(deadlock string) bool {
-	return r.ended() && !strings.Contains(deadlock, "state D") &&
-		strings.Count(deadlock, "\n") == strings.Count(deadlock, "holds no locks")
+	return r.mishap() && !strings.Contains(deadlock, "state D") &&
+		strings.Count(strings.TrimSpace(deadlock), "\n") == strings.Count(deadlock, "holds no locks")
 }
 
 // abandoned reports that what leaked is a pin of the program, which was ended before it could
@@ -432,6 +434,9 @@ func readImage(path string, size int64) ([]byte, error) {
 // conclude turns what was reported and how the machine came to rest into an outcome.
 func (r *Run) conclude(ko *kernel.Outcome) *Outcome {
 	res := ko.Result
+	for _, e := range ko.Exits {
+		r.killed = r.killed || e.Status.Signaled()
+	}
 	switch res.Reason {
 	case sched.Deadlock:
 		if !r.bereft(res.Detail) {
