@@ -134,6 +134,9 @@ func (m *Machine) boot() error {
 	if err := m.bootHugePages(); err != nil {
 		return err
 	}
+	if o.FailEvents > 0 {
+		m.pages.OfferFailures(o.FailSite, o.FailEvents)
+	}
 	m.pages.OutOfMemory = m.outOfMemoryKill
 	m.tasklist.Init(m.sched, lock.TaskList)
 	m.root.m, m.root.name = m, "swapper"

@@ -13,6 +13,9 @@ import (
 // DefaultMemory is the size of a machine that does not say.
 const DefaultMemory = 64 << 20
 
+// maxFailEvents bounds Options.FailEvents.
+const maxFailEvents = 1000
+
 // Options describe a machine to boot. The zero value is one processor with 64
 // MiB, no disks, Linux 2.6.29's own memory management and the parallel regime.
 type Options struct {
@@ -66,6 +69,12 @@ type Options struct {
 	// TSO gives each CPU a store buffer, so that a search over schedules also chooses when
 	// a store becomes visible to others: see sched.Options. Free regime only.
 	TSO bool
+	// FailEvents makes so many failures of allocations choices of the search: each is an
+	// event that the strategy may let happen between any two steps, and the next
+	// allocation fails; of FailSite only, unless that is empty. See Machine.FailAt for failures
+	// at a place that is known. Free regime only.
+	FailEvents int
+	FailSite   string
 	// StepLimit ends a deterministic run as a livelock; see sched.Options.
 	StepLimit uint64
 	// LivelockNS ends a parallel run in which so much virtual time passed
@@ -146,6 +155,14 @@ func (o *Options) Validate() error {
 	}
 	if o.TSO && o.Regime != sched.Free {
 		return fmt.Errorf("kernel: TSO only makes sense in the free regime, not in the %v one", o.Regime)
+	}
+	switch {
+	case o.FailEvents < 0 || o.FailEvents > maxFailEvents:
+		return fmt.Errorf("kernel: FailEvents is %d, must be 0 to %d", o.FailEvents, maxFailEvents)
+	case o.FailEvents > 0 && o.Regime != sched.Free:
+		return fmt.Errorf("kernel: FailEvents only makes sense in the free regime, not in the %v one", o.Regime)
+	case o.FailEvents == 0 && o.FailSite != "":
+		return fmt.Errorf("kernel: FailSite is %q, but FailEvents is 0: no failure is asked for", o.FailSite)
 	}
 	if o.Ring < 0 || o.Ring > 1<<24 {
 		return fmt.Errorf("kernel: Ring is %d, must be 0 to %d", o.Ring, 1<<24)

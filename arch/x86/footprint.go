@@ -34,10 +34,17 @@ type Footprint struct {
 	// Interrupted is set when the step took an interrupt, so that the operation at
 	// whose point it stood did not happen.
 	Interrupted bool
+	// Buffered is the object of a store that went into the CPU's store buffer: it is
+	// written when the store leaves the buffer, which is another step.
+	Buffered ObjID
+	// Drained is set when stores left a buffer in a step of their own CPU, together.
+	Drained bool
 }
 
 // Reset empties the footprint for the next step.
-func (f *Footprint) Reset() { f.Touches, f.Interrupted = f.Touches[:0], false }
+func (f *Footprint) Reset() {
+	f.Touches, f.Interrupted, f.Buffered, f.Drained = f.Touches[:0], false, 0, false
+}
 
 // Add enters an access.
 func (f *Footprint) Add(obj ObjID, how Access) {

@@ -33,13 +33,15 @@ const (
 	OpSwitch              // context switch; object: the CPU itself
 	OpEvent               // a device or timer step
 	OpYield               // nothing shared: a place where the regime may step in
+	OpAlloc               // memory is asked for, where a search may make that fail; object: the injector
+	OpFail                // memory that is asked for next is not to be had; object: the injector
 	NumOps
 )
 
 var opNames = [NumOps]string{
 	"none", "load", "store", "pte read", "pte write", "pte rmw", "read", "write", "rmw", "add",
 	"lock", "read lock", "unlock", "ipi", "ipi ack", "irq", "wait", "wake", "dma read", "dma write",
-	"copy read", "copy write", "fence", "flush tlb", "switch", "event", "yield",
+	"copy read", "copy write", "fence", "flush tlb", "switch", "event", "yield", "alloc", "fail",
 }
 
 // String returns the operation's name as diagrams and divergence reports print it.
@@ -53,7 +55,7 @@ func (o Op) String() string {
 // Writes reports whether the operation changes its object.
 func (o Op) Writes() bool {
 	switch o {
-	case OpNone, OpLoad, OpPTERead, OpRead, OpDMARead, OpCopyRead, OpFence, OpYield, OpWait:
+	case OpNone, OpLoad, OpPTERead, OpRead, OpDMARead, OpCopyRead, OpFence, OpYield, OpWait, OpAlloc:
 		return false
 	}
 	return true
@@ -76,17 +78,19 @@ type Class uint8
 
 // The object classes.
 const (
-	ClassNone  Class = iota
-	ClassFrame       // one 512-byte sector of a physical frame: pfn<<3 | sector
-	ClassPage        // struct Page of a pfn: pfn<<3 | PageWord
-	ClassPTE         // a page-table entry: see PTEObj
-	ClassLock        // a lock, numbered at creation
-	ClassCPU         // a CPU's interrupt word
-	ClassTask        // a task's state word
-	ClassWait        // a wait queue
-	ClassWord        // any other shared word, numbered at creation
-	ClassDev         // a device request
-	ClassTimer       // a timer
+	ClassNone   Class = iota
+	ClassFrame        // one 512-byte sector of a physical frame: pfn<<3 | sector
+	ClassPage         // struct Page of a pfn: pfn<<3 | PageWord
+	ClassPTE          // a page-table entry: see PTEObj
+	ClassLock         // a lock, numbered at creation
+	ClassCPU          // a CPU's interrupt word
+	ClassTask         // a task's state word
+	ClassWait         // a wait queue
+	ClassWord         // any other shared word, numbered at creation
+	ClassDev          // a device request
+	ClassTimer        // a timer
+	ClassBuffer       // a store buffer, and the stores in it: see BufferObj
+	ClassInject       // who makes allocations fail
 )
 
 // ObjID names the object of an operation: its class in the top byte, and
@@ -107,6 +111,10 @@ func (o ObjID) ID() uint64 { return uint64(o) & (1<<56 - 1) }
 func FrameObj(pfn PFN, off uint64) ObjID {
 	return ObjID(ClassFrame)<<56 | ObjID(uint64(pfn)<<3|(off>>9)&7)
 }
+
+// BufferObj names the store buffer of a CPU, and with n from 1 on the nth store that went
+// into it.
+func BufferObj(cpu int, n uint64) ObjID { return Obj(ClassBuffer, n<<8|uint64(cpu)) }
 
 // PageWord tells the words of a struct Page apart: taking a reference does
 // not conflict with setting a flag.

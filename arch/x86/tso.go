@@ -38,8 +38,9 @@ import (
 // what it wrote, at no cost to loads. When another one's turn comes they are taken out
 // again. See HideStores and ShowStores.
 type storeBuffer struct {
-	fifo  []bufferedStore // oldest first
-	shown bool            // the stores are in memory, for their own CPU
+	fifo   []bufferedStore // oldest first
+	shown  bool            // the stores are in memory, for their own CPU
+	stored uint64          // stores that ever went in
 }
 
 // bufferedStore is a store that the other CPUs do not see yet.
@@ -61,6 +62,11 @@ func (c *CPU) UseStoreBuffer() { c.sb = &storeBuffer{} }
 //go:noinline
 func (c *CPU) buffer(p unsafe.Pointer, size int, v uint64, op Op, obj ObjID) {
 	c.sb.fifo = append(c.sb.fifo, bufferedStore{p, size, v, loadN(p, size), op, obj})
+	c.sb.stored++
+	if c.Foot != nil {
+		c.Foot.Buffered = obj
+		c.Foot.Add(BufferObj(c.ID, c.sb.stored), AccWrite)
+	}
 	storeN(p, size, v)
 }
 
@@ -128,6 +134,8 @@ func (c *CPU) ShowStores() {
 func (c *CPU) DrainOne() {
 	b := c.sb
 	e := b.fifo[0]
+	c.Touch(BufferObj(c.ID, 0), AccWrite)
+	c.Touch(BufferObj(c.ID, b.stored-uint64(len(b.fifo))+1), AccWrite)
 	storeN(e.p, e.size, e.v)
 	n := copy(b.fifo, b.fifo[1:])
 	b.fifo[n] = bufferedStore{}
@@ -139,6 +147,7 @@ func (c *CPU) DrainOne() {
 // operations that Drains does not know by their name.
 func (c *CPU) Drain() {
 	if c.sb != nil {
+		c.Touch(BufferObj(c.ID, 0), AccRead)
 		c.drain()
 	}
 }
@@ -156,7 +165,12 @@ func (c *CPU) drain() {
 // emptied forgets stores that are in memory for good.
 func (c *CPU) emptied() {
 	b := c.sb
+	if len(b.fifo) > 0 && c.Foot != nil {
+		c.Foot.Drained = true
+		c.Foot.Add(BufferObj(c.ID, 0), AccWrite)
+	}
 	for i := range b.fifo {
+		c.Touch(b.fifo[i].obj, AccWrite)
 		c.hook.Wrote(c, b.fifo[i].obj)
 		b.fifo[i] = bufferedStore{}
 	}

@@ -29,10 +29,18 @@ Strategies:
 
 The last two end by themselves if they can, and say so: "exhaustive". The workloads
 read_fork and write_shared, which are not in the table, are the two races in as few
-steps as possible.`,
+steps as possible.
+
+A workload's parameters are flags: cowlab explore WORKLOAD -h shows them. Two of them all
+have, which give the search more to choose: -tso 1 gives each CPU a store buffer, and with
+-fail 1 an allocation of memory may fail at any moment.`,
 		"cowlab explore forkscrew -schedules 20000",
 		"cowlab explore read_fork -policy pg_gup -strategy dpor",
-		"cowlab explore pin_fork -strategy dfs -preemptions 1 -format json")
+		"cowlab explore pin_fork -strategy dfs -preemptions 1 -format json",
+		"cowlab explore pin_fork -policy pg_gup -fail 1",
+		"cowlab explore read_fork -strategy dpor -tso 1")
+	w := mentioned(args)
+	vals := defineParams(fs, w, true)
 	policy := fs.String("policy", "stock", "`name` of the policy")
 	strategy := fs.String("strategy", "portfolio", "portfolio, random, pct, pos, dfs or dpor")
 	preemptions := fs.Int("preemptions", 1, "bound of dfs")
@@ -62,14 +70,23 @@ steps as possible.`,
 	}
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
-	target, err := e.lookupTarget(pos[0], *policy, hosts)
+	p, err := e.findPolicy(*policy)
 	if err != nil {
 		return err
 	}
+	if w, err = findWorkload(pos[0]); err != nil {
+		return err
+	}
+	v := w.Values(true)
+	vals.read(fs, v)
+	if err := w.Validate(v); err != nil {
+		return usagef("%v", err)
+	}
+	target := matrix.Target(w, v, p, hosts)
 	// A schedule's garbage is small and short-lived.
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	x := &exploration{
-		e: e, target: target, strategy: *strategy, preemptions: *preemptions, schedules: uint64(*schedules),
+		e: e, target: target, title: title(w, v), params: w.Format(v, true), strategy: *strategy, preemptions: *preemptions, schedules: uint64(*schedules),
 		seed: *seed, workers: *workers, bar: newProgress(e),
 	}
 	ctx := e.ctx
@@ -91,23 +108,12 @@ steps as possible.`,
 	return errors.Join(err, e.ctx.Err())
 }
 
-// lookupTarget finds what is to be explored by its name.
-func (e *env) lookupTarget(name, policy string, hosts *kernel.Hosts) (*explore.Target, error) {
-	p, err := e.findPolicy(policy)
-	if err != nil {
-		return nil, err
-	}
-	w, err := findWorkload(name)
-	if err != nil {
-		return nil, err
-	}
-	return matrix.Target(w, w.Values(true), p, hosts), nil
-}
-
 // exploration is a search and what came out of it.
 type exploration struct {
 	e           *env
 	target      *explore.Target
+	title       string
+	params      string // those that differ from the small form's
 	strategy    string
 	preemptions int
 	schedules   uint64
@@ -179,7 +185,7 @@ func (x *exploration) search(ctx context.Context) error {
 func (x *exploration) writeText(w io.Writer) error {
 	r := x.report
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s under %s, %s: %s\n", x.target.Name, x.target.Policy, x.strategy, x.bound)
+	fmt.Fprintf(&b, "%s under %s, %s: %s\n", x.title, x.target.Policy, x.strategy, x.bound)
 	var verdicts []string
 	for v := range r.ByVerdict {
 		verdicts = append(verdicts, v)
@@ -204,6 +210,7 @@ func (x *exploration) writeText(w io.Writer) error {
 // exploreJSON is the form of the verb's JSON.
 type exploreJSON struct {
 	Workload    string            `json:"workload"`
+	Params      string            `json:"params,omitempty"`
 	Policy      string            `json:"policy"`
 	Strategy    string            `json:"strategy"`
 	Bound       string            `json:"bound"`
@@ -219,7 +226,7 @@ type exploreJSON struct {
 func (x *exploration) writeJSON(w io.Writer) error {
 	r := x.report
 	out := exploreJSON{
-		Workload: x.target.Name, Policy: x.target.Policy, Strategy: x.strategy, Bound: x.bound, Exhaustive: x.complete,
+		Workload: x.target.Name, Params: x.params, Policy: x.target.Policy, Strategy: x.strategy, Bound: x.bound, Exhaustive: x.complete,
 		Schedules: r.Schedules, Classes: x.classes, States: r.States, Interrupted: r.Interrupted,
 		Verdicts: r.ByVerdict, Witnesses: map[string]string{},
 	}

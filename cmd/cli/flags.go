@@ -7,6 +7,8 @@ import (
 	"io"
 	"regexp"
 	"strings"
+
+	"github.com/cowlab/cowlab/tests/workload"
 )
 
 // newFlags makes a verb's flag set, which reports errors in one line and prints help
@@ -52,6 +54,52 @@ func printFlags(w io.Writer, heading string, fs *flag.FlagSet, keep func(name st
 		fmt.Fprintf(w, "\n%s:\n", heading)
 		some.PrintDefaults()
 	}
+}
+
+// params are the flags that are a workload's parameters.
+type params map[string]*int64
+
+// defineParams defines a flag for each parameter of a workload, which may be nil; small says
+// that it is the small form that runs.
+func defineParams(fs *flag.FlagSet, w *workload.Workload, small bool) params {
+	vals := params{}
+	if w == nil {
+		return vals
+	}
+	for _, p := range w.Params {
+		def, usage := p.Default, p.Usage
+		switch {
+		case small:
+			def = p.Small
+		case p.Small != p.Default:
+			usage = fmt.Sprintf("%s (%d in the small form)", p.Usage, p.Small)
+		}
+		vals[p.Name] = fs.Int64(p.Name, def, usage)
+	}
+	return vals
+}
+
+// has reports whether a flag is a parameter.
+func (p params) has(flag string) bool { return p[flag] != nil }
+
+// read enters the values of the flags that were given.
+func (p params) read(fs *flag.FlagSet, v workload.Values) {
+	fs.Visit(func(fl *flag.Flag) {
+		if p.has(fl.Name) {
+			v[fl.Name] = *p[fl.Name]
+		}
+	})
+}
+
+// mentioned returns the workload that a verb's arguments name, nil if there is none: its
+// parameters have to be known before the flags can be read.
+func mentioned(args []string) *workload.Workload {
+	for _, a := range args {
+		if w := workload.Lookup(a); w != nil {
+			return w
+		}
+	}
+	return nil
 }
 
 // parse parses flags that may stand before and after the positional arguments.

@@ -57,12 +57,9 @@ func runRun(e *env, args []string) error {
 	}
 	fs := newFlags(e, "run "+w.Name, "[flags]", "")
 	f := defineRunFlags(fs)
-	vals := map[string]*int64{}
-	for _, p := range w.Params {
-		vals[p.Name] = fs.Int64(p.Name, p.Default, fmt.Sprintf("%s (%d in the small form)", p.Usage, p.Small))
-	}
+	vals := defineParams(fs, w, false)
 	fs.Usage = func() {
-		isParam := func(name string) bool { return vals[name] != nil }
+		isParam := vals.has
 		usageHead(e.stdout, fs.Name(), "[flags]", sentence(w.Title)+"\n"+runAbout)
 		printFlags(e.stdout, "Parameters of "+w.Name, fs, isParam)
 		printFlags(e.stdout, "Flags", fs, func(name string) bool { return !isParam(name) })
@@ -76,10 +73,8 @@ func runRun(e *env, args []string) error {
 	}
 	o.Values = w.Values(*f.small)
 	repeat := false
+	vals.read(fs, o.Values)
 	fs.Visit(func(fl *flag.Flag) {
-		if v, ok := vals[fl.Name]; ok {
-			o.Values[fl.Name] = *v
-		}
 		repeat = repeat || fl.Name == "runs" || fl.Name == "duration"
 		if fl.Name == "duration" && fs.Lookup("runs").Value.String() == fs.Lookup("runs").DefValue {
 			*f.runs = 0 // no bound

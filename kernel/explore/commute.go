@@ -77,7 +77,7 @@ func (r *porRun) independent() (at []int) {
 		if a.actor == b.actor || r.enabled[k]>>b.actor&1 == 0 || k+2 == len(r.events) {
 			continue
 		}
-		if !dependent(r.touches[a.lo:a.hi], r.touches[b.lo:b.hi]) {
+		if !dependent(r.touches[a.lo:a.hi], r.touches[b.lo:b.hi], r.buffers(a.actor, b.actor)) {
 			at = append(at, k)
 		}
 	}

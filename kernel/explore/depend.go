@@ -22,7 +22,8 @@ import (
 //
 // The table, by operation:
 //
-//	read     load, pte read, read, dma read, copy read, waiting until a word has changed
+//	read     load, pte read, read, dma read, copy read, waiting until a word has changed,
+//	         alloc (if it was made to fail it writes: it used a failure up)
 //	add      add, read lock (who has to queue writes), ipi and a device's interrupt
 //	         (raising two vectors commutes; taking one writes)
 //	write    everything else: waiting for a lock takes it, waiting in a queue joins it
@@ -37,7 +38,7 @@ func accessOf(op x86.Op, obj x86.ObjID) (how x86.Access, ok bool) {
 		return 0, false
 	}
 	switch op {
-	case x86.OpLoad, x86.OpPTERead, x86.OpRead, x86.OpDMARead, x86.OpCopyRead:
+	case x86.OpLoad, x86.OpPTERead, x86.OpRead, x86.OpDMARead, x86.OpCopyRead, x86.OpAlloc:
 		return x86.AccRead, true
 	case x86.OpAdd, x86.OpReadLock, x86.OpIPI:
 		return x86.AccAdd, true
@@ -59,7 +60,7 @@ func accessOf(op x86.Op, obj x86.ObjID) (how x86.Access, ok bool) {
 // appendFootprint appends what a step accessed: a is the actor as it was when it was
 // chosen, f what the step touched.
 func appendFootprint(to []x86.Touch, a *sched.Actor, f *x86.Footprint) []x86.Touch {
-	if !f.Interrupted {
+	if !f.Interrupted && f.Buffered != a.Obj {
 		if how, ok := accessOf(a.Op, a.Obj); ok {
 			to = append(to, x86.Touch{Obj: a.Obj, How: how})
 		}
@@ -67,9 +68,13 @@ func appendFootprint(to []x86.Touch, a *sched.Actor, f *x86.Footprint) []x86.Tou
 	return append(to, f.Touches...)
 }
 
-// dependent reports whether two footprints conflict.
-func dependent(a, b []x86.Touch) bool {
+// dependent reports whether two footprints conflict. buffers says that they are of a CPU and of
+// its store buffer.
+func dependent(a, b []x86.Touch, buffers bool) bool {
 	for i := range a {
+		if buffers && !ofBuffer(&a[i]) {
+			continue
+		}
 		for j := range b {
 			if a[i].Obj == b[j].Obj && a[i].How.Conflicts(b[j].How) {
 				return true

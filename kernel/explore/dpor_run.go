@@ -37,6 +37,7 @@ type event struct {
 	op      x86.Op
 	obj     x86.ObjID
 	wants   bool // waits for the lock that it takes
+	drained bool // emptied its CPU's store buffer, which the buffer could have done before
 }
 
 // porRun is a strategy that makes the choices of a prefix, then avoids who sleeps, and
@@ -110,13 +111,14 @@ func (r *porRun) close() {
 	e := &r.events[n-1]
 	e.lo = int32(len(r.touches))
 	r.touches = appendFootprint(r.touches, &r.chosen, r.foot)
+	e.drained = r.foot.Drained
 	e.hi = int32(len(r.touches))
 	if n-1 < r.from {
 		return
 	}
 	did := r.touches[e.lo:e.hi]
 	for i := range r.sleep {
-		if s := &r.sleep[i]; s.until > n && dependent(s.touches, did) {
+		if s := &r.sleep[i]; s.until > n && dependent(s.touches, did, r.buffers(s.actor, e.actor)) {
 			s.until = n
 		}
 	}
@@ -217,6 +219,7 @@ func (r *porRun) choose(ch *sched.Choice, among uint64) int {
 // analysis is what a run finds out about the order of its steps.
 type analysis struct {
 	actors  int
+	partner []int8    // of each actor: its store buffer, or the CPU whose buffer it is; -1: none
 	clocks  []int32   // of each event: how many steps of each actor come before it or are it
 	where   [][]int32 // positions of each actor's steps
 	objects map[x86.ObjID]int32
@@ -247,6 +250,7 @@ func (r *porRun) finish(abrupt bool) {
 		r.cutOff = r.enabled[n-1] &^ (1 << r.events[n-1].actor)
 	}
 	r.actors = r.cpus + len(r.chains)
+	r.pair()
 	if cap(r.clocks) < n*r.actors {
 		r.clocks = make([]int32, 2*n*r.actors)
 	}
@@ -267,6 +271,9 @@ func (r *porRun) finish(abrupt bool) {
 	for pos := range r.events {
 		r.order(pos, abrupt && pos == n-1)
 	}
+	for pos := r.from; pos < n; pos++ {
+		r.early(pos)
+	}
 	for i := 0; i < len(r.direct); i += 2 {
 		r.reverse(int(r.direct[i]), int(r.direct[i+1]))
 	}
@@ -285,7 +292,7 @@ func (r *porRun) order(pos int, last bool) {
 	if a >= r.cpus && e.index == 0 {
 		e.creator = r.born[a-r.cpus]
 	}
-	pred := r.pred
+	pred, partner := r.pred, int(r.partner[a])
 	clear(pred)
 	for _, t := range r.touches[e.lo:e.hi] {
 		o, ok := r.objects[t.Obj]
@@ -302,7 +309,9 @@ func (r *porRun) order(pos int, last bool) {
 				continue
 			}
 			for b, i := range row[int(how)*na : (int(how)+1)*na] {
-				pred[b] = max(pred[b], i)
+				if b != partner || ofBuffer(&t) {
+					pred[b] = max(pred[b], i)
+				}
 			}
 		}
 	}
@@ -330,7 +339,7 @@ func (r *porRun) order(pos int, last bool) {
 	pred[a] = 0
 	if pos >= r.from {
 		for b, i := range pred {
-			if i <= own[b] || !r.unordered(pred, b, i) {
+			if i <= own[b] || b == partner || !r.unordered(pred, b, b, i) {
 				continue
 			}
 			at := r.where[b][i-1]
@@ -339,8 +348,8 @@ func (r *porRun) order(pos int, last bool) {
 				r.direct = append(r.direct, at, int32(pos))
 			}
 			if handed {
-				if k := r.acquired(b, int(i-1)); k > own[b] && r.unordered(pred, b, k) {
-					r.direct = append(r.direct, r.where[b][k-1], int32(pos))
+				if o, k := r.acquired(b, int(at)); k > own[o] && r.unordered(pred, o, b, k) {
+					r.direct = append(r.direct, r.where[o][k-1], int32(pos))
 				}
 			}
 		}
@@ -355,10 +364,10 @@ func (r *porRun) order(pos int, last bool) {
 }
 
 // unordered reports whether step number i of actor b comes before the step in hand
-// directly: not through a step of another actor that does, too.
-func (r *porRun) unordered(pred []int32, b int, i int32) bool {
+// directly: not through a step of another actor that does, too, but for actor by.
+func (r *porRun) unordered(pred []int32, b, by int, i int32) bool {
 	for c, k := range pred {
-		if k > 0 && c != b && r.clock(int(r.where[c][k-1]))[b] >= i {
+		if k > 0 && c != b && c != by && r.clock(int(r.where[c][k-1]))[b] >= i {
 			return false
 		}
 	}
@@ -371,6 +380,9 @@ func (r *porRun) enables(pred []int32, b, at, a int) bool {
 	if r.enabled[at]>>a&1 != 0 {
 		return false
 	}
+	if n := len(r.where[a]); n > 0 && int(r.where[a][n-1]) > at {
+		return false // it has been let on since
+	}
 	for c, k := range pred {
 		if k > 0 && c != b && int(r.where[c][k-1]) > at {
 			return false
@@ -379,17 +391,21 @@ func (r *porRun) enables(pred []int32, b, at, a int) bool {
 	return true
 }
 
-// acquired returns 1 + the index of the step in which actor b took the lock that it
-// releases in its step i. Who waits for a spinlock is not run, so the order of a release and
-// the next acquisition cannot be reversed; that of the two acquisitions can.
-func (r *porRun) acquired(b, i int) int32 {
-	obj := r.events[r.where[b][i]].obj
-	for i--; i >= 0; i-- {
-		if e := &r.events[r.where[b][i]]; e.op == x86.OpLock && e.obj == obj {
-			return int32(i + 1)
+// acquired returns who took the lock that actor b releases at a position, and 1 + the index
+// of the step. Who waits for a spinlock is not run, so the order of a release and the next
+// acquisition cannot be reversed; that of the two acquisitions can. A store buffer
+// releases what its CPU took.
+func (r *porRun) acquired(b, at int) (actor int, k int32) {
+	if b >= r.cpus && r.partner[b] >= 0 {
+		b = int(r.partner[b])
+	}
+	obj := r.events[at].obj
+	for i := len(r.where[b]) - 1; i >= 0; i-- {
+		if p := r.where[b][i]; int(p) < at && r.events[p].op == x86.OpLock && r.events[p].obj == obj {
+			return b, int32(i + 1)
 		}
 	}
-	return 0
+	return b, 0
 }
 
 // reverse enters the race of the steps at i and j: who would have to be chosen at i for

@@ -23,12 +23,14 @@ func reduce(t *testing.T, target explore.Target, o explore.ReduceOptions) *explo
 // words has each of several tasks, on a CPU of its own, do things to words: a text of two
 // letters for each step, what and to which word. r, w and a read, write and add; l and u
 // take and release a spinlock, as the kernel's does; ? is a read that goes on to the next
-// step only if the word is not zero, and skips one otherwise.
+// step only if the word is not zero, and skips one otherwise. f is a barrier, x an exchange-and-add,
+// d a write that empties the store buffer without saying so in its operation.
 func (y *toys) words(tasks ...string) explore.Target {
 	run := func(s sched.Strategy, o sched.Observer) explore.Observation {
 		gate := explore.NewGate(s)
 		return y.run(gate, o, len(tasks), func(m *sched.Machine) func(*explore.StateHash) (string, string) {
 			p := newWordProgram(m, gate, tasks)
+			p.tso = y.tso
 			for cpu, text := range tasks {
 				start(m, fmt.Sprint("task", cpu), cpu, func(t *sched.Task) { p.run(t, text) })
 			}
@@ -46,6 +48,7 @@ type wordProgram struct {
 	seen        []int32
 	ready, left int
 	start, end  x86.ObjID
+	tso         bool
 }
 
 func newWordProgram(m *sched.Machine, gate *explore.Gate, tasks []string) *wordProgram {
@@ -88,9 +91,19 @@ func (p *wordProgram) run(t *sched.Task, text string) {
 			}
 		case 'u':
 			t.C.Point(x86.OpUnlock, p.lobj[k])
-			p.l[k].Unlock()
-			t.C.Wrote(p.lobj[k])
+			p.l[k].Release(t.C, p.lobj[k])
+		case 'f':
+			t.C.Fence()
+		case 'x':
+			p.seen[cpu] = p.seen[cpu]*31 + p.w[k].AddReturn(t.C, p.obj[k], int32(cpu*10+i+1))
+		case 'd':
+			t.C.Point(x86.OpWrite, p.obj[k])
+			t.C.Drain()
+			p.w[k].Poke(int32(cpu*10 + i + 1))
 		}
+	}
+	if p.tso {
+		t.C.Fence()
 	}
 	if p.left--; p.left == 0 {
 		p.gate.Close()
@@ -164,6 +177,22 @@ func TestReduceSeesWhatDFSSees(t *testing.T) {
 			assert.NotZero(t, r.ByVerdict[v], "%s: %s", target.Name, v)
 		}
 		t.Logf("%s: %d schedules, %d classes: 1/%.0f", target.Name, full.Schedules, r.Classes, float64(full.Schedules)/float64(r.Schedules))
+	}
+}
+
+// TestReduceLooksBehindALock: who waits for a lock while another writes a word is let on by
+// the lock's release, and not by the write that it reads once it has the lock. So that the
+// word is read before it is written is a schedule of its own.
+func TestReduceLooksBehindALock(t *testing.T) {
+	y := newToys()
+	for _, tasks := range [][]string{
+		{"r1w0", "l8w1u8r1", "l8r0w1x0u8"}, {"l8a1x0u8", "r1a0", "l8r0x1a1u8"}, {"r0r1", "l8w0u8a0r0", "l8x0x1u8"},
+	} {
+		target := y.words(tasks...)
+		r := reduce(t, target, explore.ReduceOptions{})
+		full := exhaust(t, target, explore.ExhaustOptions{Preemptions: 100, Cut: true})
+		require.True(t, r.Complete && full.Complete, target.Name)
+		assert.Equal(t, full.FinalStates(), r.FinalStates(), target.Name)
 	}
 }
 

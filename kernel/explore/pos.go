@@ -1,6 +1,9 @@
 package explore
 
-import "github.com/cowlab/cowlab/kernel/sched"
+import (
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/kernel/sched"
+)
 
 // pos is partial-order sampling (Yuan, Yang and Gu, CAV 2018): every pending step has a
 // random priority, the highest acts, and then those that it conflicts with draw new
@@ -57,7 +60,12 @@ func (p *pos) Pick(ch *sched.Choice) int {
 	best := 0
 	var most uint64
 	for i := range ch.Enabled {
-		if v := *p.of(actorOf(&ch.Enabled[i])); i == 0 || v > most {
+		a := &ch.Enabled[i]
+		v := *p.of(actorOf(a))
+		if a.Op == x86.OpFail { // its turn comes when everybody else's priority is low
+			v /= sched.MishapOdds / 8
+		}
+		if i == 0 || v > most {
 			best, most = i, v
 		}
 	}

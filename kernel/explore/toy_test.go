@@ -15,12 +15,16 @@ type toys struct {
 	mem   *x86.Host
 	coros *sched.Host
 	waste int // object numbers given away before the program begins
+	tso   bool
 }
 
 func newToys() *toys { return &toys{mem: x86.NewHost(), coros: &sched.Host{}} }
 
 // numbered are toys whose objects have other numbers.
-func (y *toys) numbered(waste int) *toys { return &toys{y.mem, y.coros, waste} }
+func (y *toys) numbered(waste int) *toys { return &toys{mem: y.mem, coros: y.coros, waste: waste} }
+
+// buffered are toys whose CPUs have store buffers.
+func (y *toys) buffered() *toys { return &toys{mem: y.mem, coros: y.coros, tso: true} }
 
 // run boots a machine, lets setup add tasks to it, runs it, and asks judge for
 // the verdict if the machine ended by itself.
@@ -29,7 +33,7 @@ func (y *toys) run(s sched.Strategy, o sched.Observer, cpus int, setup func(m *s
 	if err != nil {
 		panic(err)
 	}
-	m, err := sched.New(sched.Options{CPUs: cpus, Regime: sched.Free, Strategy: s, Mem: mem, Host: y.coros, StepLimit: 100_000})
+	m, err := sched.New(sched.Options{CPUs: cpus, Regime: sched.Free, Strategy: s, Mem: mem, Host: y.coros, StepLimit: 100_000, TSO: y.tso, Watchdog: sched.NoWatchdog})
 	if err != nil {
 		panic(err)
 	}

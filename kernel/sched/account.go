@@ -26,7 +26,7 @@ func lineOf(o x86.ObjID) uint64 {
 	switch o.Class() {
 	case x86.ClassPage, x86.ClassPTE:
 		return uint64(o) >> 3 << 3
-	case x86.ClassFrame, x86.ClassCPU, x86.ClassTask, x86.ClassTimer, x86.ClassDev, x86.ClassNone:
+	case x86.ClassFrame, x86.ClassCPU, x86.ClassTask, x86.ClassTimer, x86.ClassDev, x86.ClassBuffer, x86.ClassInject, x86.ClassNone:
 		return 0 // user data, and what is not memory
 	}
 	return uint64(o)

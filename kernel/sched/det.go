@@ -37,7 +37,9 @@ type Actor struct {
 	// in the order of steps that have nothing to do with each other.
 	Chain uint64
 	// Held is set when the operation is to take a spinlock that somebody holds: the step
-	// would find that, and wait. A search that knows what a wait is may leave it out.
+	// would find that, and wait. A search that knows what a wait is may leave it out. So it is
+	// before an operation that waits until the store buffer is empty: the step would empty
+	// it, as the buffer does in steps of its own.
 	Held bool
 	// Wants is set when the operation is to take a spinlock, held or not.
 	Wants bool
@@ -104,7 +106,7 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 	if d.steps-d.since > m.opts.StepLimit {
 		m.failFrom(c, &Result{Reason: Livelock, Detail: m.livelockReport()})
 	}
-	c.op, c.obj = op, obj
+	c.op, c.obj, c.drains = op, obj, op.Drains()
 	xc.Trace.Inc(trace.EmuSchedPoints)
 	if m.acct != nil {
 		m.account(c, op, obj)
@@ -117,7 +119,7 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 		m.Interrupts(xc)
 		// The interrupted operation is a step of its own: what the handler did, an
 		// acknowledgement say, may let others act before it.
-		c.op, c.obj = op, obj
+		c.op, c.obj, c.drains = op, obj, op.Drains()
 		xc.Want = want
 		m.dispatch(c)
 	}
@@ -137,9 +139,11 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 	}
 }
 
-// held reports whether the CPU wants a lock that is taken, and has nothing else to do.
+// held reports whether the CPU wants a lock that is taken, and has nothing else to do; or is
+// at a barrier with stores in its buffer.
 func (c *cpu) held() bool {
-	return c.Want != nil && c.Want.Locked() && (c.Pending() == 0 || c.IRQsDisabled())
+	wait := c.drains && c.Buffered() > 0 || c.Want != nil && c.Want.Locked()
+	return wait && (c.Pending() == 0 || c.IRQsDisabled())
 }
 
 // irqDue reports whether an interrupt is to be taken before anything else.
@@ -185,7 +189,7 @@ func (m *Machine) SpinWait(xc *x86.CPU, obj x86.ObjID, spins int) {
 	xc.Touch(obj, x86.AccRead)
 	if !m.irqDue(xc) {
 		c.waiting, c.waitObj = true, obj
-		c.op, c.obj = x86.OpWait, obj
+		c.op, c.obj, c.drains = x86.OpWait, obj, false
 		m.det1.horizon = 0
 		if c.cur != c.idle {
 			xc.Trace.Inc(trace.EmuSpinWaits)
@@ -223,6 +227,9 @@ func (m *Machine) choose() int {
 	}
 	d := &m.det1
 	for {
+		if m.opts.TSO {
+			m.show(-1) // whether a lock is held is what everybody sees
+		}
 		en := d.choice.Enabled[:0]
 		for i, c := range m.cpus {
 			if !c.waiting {
@@ -236,6 +243,9 @@ func (m *Machine) choose() int {
 		}
 		if m.opts.TSO {
 			en = m.drains(en)
+		}
+		if m.offer.left > 0 {
+			en = append(en, Actor{CPU: -1, Seq: offerSeq, Chain: offerChain, Op: m.offer.ev.Op(), Obj: m.offer.ev.Obj()})
 		}
 		d.choice.Enabled = en
 		if len(en) == 0 {
@@ -259,6 +269,9 @@ func (m *Machine) choose() int {
 		case a.CPU >= 0:
 			d.time = m.cpus[a.CPU].Now()
 			return a.CPU
+		case a.Seq == offerSeq:
+			m.offer.left--
+			m.fire(pendingEvent{ev: m.offer.ev})
 		case a.Seq >= drainSeq:
 			m.drainOne(int(a.Seq - drainSeq))
 		default:

@@ -146,11 +146,12 @@ type Machine struct {
 	bugs       []Bug   // protected by resultLock
 	resultLock x86.RawSpin
 
-	det1 detState // deterministic regimes only
-	view int      // whose stores memory shows, where there are store buffers; -1: those of nobody
-	par  parState // parallel regime only
-	rcu  rcuState
-	acct *accounts // nil unless costs are accounted
+	det1  detState // deterministic regimes only
+	offer offer    // an event that may happen at any time; protected by whoever acts
+	view  int      // whose stores memory shows, where there are store buffers; -1: those of nobody
+	par   parState // parallel regime only
+	rcu   rcuState
+	acct  *accounts // nil unless costs are accounted
 	// happens is the checker of data races, nil unless asked for.
 	happens *happens
 	slots   int // tasks so far, idle ones included; protected by tasksLock
@@ -187,6 +188,7 @@ type cpu struct {
 	// disabled until waitObj is written.
 	op      x86.Op
 	obj     x86.ObjID
+	drains  bool // the operation waits until the store buffer is empty
 	waiting bool
 	waitObj x86.ObjID
 

@@ -261,6 +261,10 @@ func (m *Machine) ObjName(o x86.ObjID) string {
 		return fmt.Sprintf("wait queue %d", o.ID())
 	case x86.ClassDev:
 		return fmt.Sprintf("request %d", o.ID())
+	case x86.ClassInject:
+		return "memory"
+	case x86.ClassBuffer:
+		return fmt.Sprintf("store buffer %d", o.ID()&0xff)
 	}
 	return fmt.Sprintf("word %d", o.ID())
 }

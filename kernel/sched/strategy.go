@@ -1,5 +1,7 @@
 package sched
 
+import "github.com/cowlab/cowlab/arch/x86"
+
 // rng is a splitmix64 generator: small, fast, and the same everywhere, so that a
 // seed in a token means the same schedule on every platform.
 type rng uint64
@@ -29,8 +31,17 @@ func (s *Random) Pick(ch *Choice) int {
 	if len(ch.Enabled) == 1 {
 		return 0
 	}
-	return s.r.below(len(ch.Enabled))
+	for {
+		i := s.r.below(len(ch.Enabled))
+		if ch.Enabled[i].Op != x86.OpFail || s.r.below(MishapOdds) == 0 {
+			return i
+		}
+	}
 }
+
+// MishapOdds is how much rarer than any other step random strategies let something happen
+// that need not happen at all: as likely as others it would nearly always come at once.
+const MishapOdds = 64
 
 // PCT is probabilistic concurrency testing (Burckhardt, Kothari, Musuvathi and
 // Nagarakatte, ASPLOS 2010): every actor has a random priority, the highest

@@ -15,6 +15,9 @@ const drainSeq = 1 << 40
 // become visible.
 func DrainSeq(cpu int) uint64 { return drainSeq + uint64(cpu) }
 
+// DrainChain is Actor.Chain of that actor.
+func DrainChain(cpu int) uint64 { return 1<<62 | uint64(cpu) }
+
 // drain is the step of a store buffer, as observers see it.
 type drain struct {
 	cpu int
@@ -36,7 +39,7 @@ func (d *drain) Fire(*Machine, *trace.CPU) {}
 func (m *Machine) drains(en []Actor) []Actor {
 	for i, c := range m.cpus {
 		if op, obj, ok := c.OldestStore(); ok {
-			en = append(en, Actor{CPU: -1, Seq: DrainSeq(i), Op: op, Obj: obj})
+			en = append(en, Actor{CPU: -1, Seq: DrainSeq(i), Chain: DrainChain(i), Op: op, Obj: obj})
 		}
 	}
 	return en

@@ -26,7 +26,7 @@ func (m *Map) Alloc(t *sched.Task, gfp GFP, order int, site string) *Page {
 	if uint(order) >= MaxOrder {
 		return nil
 	}
-	if m.inj != nil && m.inj.fails(site) && gfp&GFPNoFail == 0 {
+	if m.inj != nil && m.inj.fails(t, site, gfp&GFPNoFail == 0) {
 		t.C.Trace.Inc(trace.EmuAllocFailInjected)
 		return nil
 	}

@@ -190,7 +190,7 @@ func (m *Map) AbandonLock(t *sched.Task, p *Page) {
 // from its own pages, such as a node of a tree, and reports whether it is to
 // fail; see FailAt.
 func (m *Map) FailSite(t *sched.Task, site string) bool {
-	if m.inj == nil || !m.inj.fails(site) {
+	if m.inj == nil || !m.inj.fails(t, site, true) {
 		return false
 	}
 	t.C.Trace.Inc(trace.EmuAllocFailInjected)

@@ -28,6 +28,26 @@ type Param struct {
 // Values are a workload's parameters with their values.
 type Values map[string]int64
 
+// The parameters that every workload has: what else a search over schedules chooses. They are
+// of the machine and not of the program, so that a program without a word about them
+// has them too.
+const (
+	tsoParam  = "tso"
+	failParam = "fail"
+)
+
+// withMachine appends the parameters that every workload has.
+func withMachine(ws []*Workload) []*Workload {
+	for _, w := range ws {
+		w.Params = append(w.Params,
+			Param{Name: tsoParam, Max: 1,
+				Usage: "1: each CPU has a store buffer (x86-TSO), so that a missing barrier shows; free regime only"},
+			Param{Name: failParam, Max: 3, Amount: true,
+				Usage: "so many allocations of memory may fail, at any moment; free regime only"})
+	}
+	return ws
+}
+
 // Int returns a value as an int.
 func (v Values) Int(name string) int { return int(v[name]) }
 

@@ -13,7 +13,7 @@ import (
 // transfer of one sector, one fork, one store by each of those who store, every actor on a CPU of its
 // own. They are for exhaustive searches and have no row in the matrix.
 func Races() []*Workload {
-	return []*Workload{readFork(), writeShared(false), writeShared(true)}
+	return withMachine([]*Workload{readFork(), writeShared(false), writeShared(true)})
 }
 
 // course holds actors at a start line, so that the search begins with all of them

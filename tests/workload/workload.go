@@ -3,6 +3,7 @@ package workload
 import (
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,7 +55,7 @@ type Workload struct {
 
 // All returns the workloads, in the order of tables.
 func All() []*Workload {
-	return []*Workload{
+	return withMachine([]*Workload{
 		dmaThread(), forkscrew(), pinFork(), lateDMA(), forkTwice(), database(), userWays(),
 		forkscrewreverse(), snapshotWriter(),
 		vmspliceDisclosure(),
@@ -62,7 +63,7 @@ func All() []*Workload {
 		ptracePeek(), dmaAfterUnmap(), ksmPin(),
 		tornCopy(), mprotectPin(), forkStorm(),
 		readOnlyBuffer(),
-	}
+	})
 }
 
 // Requires is what a policy has to promise for the property to hold with these values.
@@ -122,8 +123,10 @@ type Options struct {
 	// zero means every 256, a negative number never. The page that a step touches is
 	// checked after each step.
 	CheckEvery int
-	// CheckRaces and TSO are kernel.Options'.
-	CheckRaces, TSO bool
+	// CheckRaces is kernel.Options'.
+	CheckRaces bool
+	// TSO is kernel.Options'; the parameter "tso" turns it on as well.
+	TSO bool
 	// StepLimit bounds a deterministic run; zero means 200,000 in the Free regime.
 	StepLimit uint64
 	// Booted is called with the machine before it runs: to stop it from outside, or
@@ -150,6 +153,8 @@ type Run struct {
 	mu       sync.Mutex
 	findings []Finding // protected by mu
 	errs     []string  // protected by mu
+	killed   bool      // a process was killed; set when the machine is at rest
+	gaveUp   bool      // a call that should have worked has failed; protected by mu
 }
 
 // Outcome is what a run showed.
@@ -196,6 +201,9 @@ func (r *Run) end() {
 }
 
 func (r *Run) find(f Finding) {
+	if f.Verdict.Corrupts() && r.ended() {
+		return
+	}
 	r.mu.Lock()
 	n := 0
 	for _, o := range r.findings {
@@ -229,18 +237,49 @@ func (r *Run) failed(err error, call string) bool {
 	return true
 }
 
+// broken records that the program does not get any further. Where an allocation was made to
+// fail, that is what it was made for.
 func (r *Run) broken(what string) {
+	mishap := r.mishap()
 	r.mu.Lock()
-	if len(r.errs) < 16 {
+	r.gaveUp = true
+	if len(r.errs) < 16 && !mishap {
 		r.errs = append(r.errs, what)
 	}
 	r.mu.Unlock()
 }
 
+// mishap reports whether an allocation was made to fail.
+func (r *Run) mishap() bool {
+	return r.Values[failParam] > 0 && r.m.Trace().Sum(trace.EmuAllocFailInjected) > 0
+}
+
+// ended reports whether a mishap ended the program, or one of its processes, before its time.
+// What it then finds in its memory proves nothing.
+func (r *Run) ended() bool {
+	return r.mishap() && (r.over() || r.killed || r.m.Trace().Sum(trace.EmuOOMKills) > 0)
+}
+
+// bereft reports that all who are left over in a deadlock wait for others of the program and
+// hold nothing: the others were ended by a mishap, or could not wake them. The kernel
+// has no part in that.
+func (r *Run) bereft(deadlock string) bool {
+	return r.mishap() && !strings.Contains(deadlock, "state D") &&
+		strings.Count(strings.TrimSpace(deadlock), "\n") == strings.Count(deadlock, "holds no locks")
+}
+
+// abandoned reports that what leaked is a pin of the program, which was ended before it could
+// give it back.
+func (r *Run) abandoned(leak string) bool {
+	_, held, _ := strings.Cut(leak, "held by ")
+	held, _, _ = strings.Cut(held, ";")
+	return r.ended() && strings.HasPrefix(held, "pin ") && !strings.Contains(held, ",")
+}
+
 // over reports whether there is no point in going on.
 func (r *Run) over() bool {
 	r.mu.Lock()
-	over := len(r.errs) > 0
+	over := r.gaveUp
 	r.mu.Unlock()
 	return over
 }
@@ -319,6 +358,12 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 	if o.StepLimit == 0 && o.Regime == sched.Free {
 		o.StepLimit = 200_000
 	}
+	o.TSO = o.TSO || o.Values[tsoParam] != 0
+	for _, p := range []string{tsoParam, failParam} {
+		if x := o.Values[p]; x != 0 && o.Regime != sched.Free {
+			return nil, kernel.Options{}, fmt.Errorf("%s: %s=%d is for searches, in the free regime; this is the %v one", w.Name, p, x, o.Regime)
+		}
+	}
 	r := &Run{Values: o.Values, Disk: diskPath, w: w}
 	if o.Strategy != nil {
 		r.gate = explore.NewGate(o.Strategy)
@@ -355,7 +400,7 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 		CPUs: o.CPUs, Memory: w.Memory(o.Values), Regime: o.Regime, Strategy: o.Strategy,
 		Policy: o.Policy, ForceHooks: o.ForceHooks, Disks: []kernel.Disk{disk}, Events: o.Events,
 		Hosts: o.Hosts, Cost: o.Cost, StepLimit: o.StepLimit, Watchdog: watchdog,
-		CheckRaces: o.CheckRaces, TSO: o.TSO,
+		CheckRaces: o.CheckRaces, TSO: o.TSO, FailEvents: o.Values.Int(failParam),
 		LivelockNS: 2_000_000_000, // no workload waits longer for anything
 	}
 	if w.Tune != nil {
@@ -391,9 +436,14 @@ func readImage(path string, size int64) ([]byte, error) {
 // conclude turns what was reported and how the machine came to rest into an outcome.
 func (r *Run) conclude(ko *kernel.Outcome) *Outcome {
 	res := ko.Result
+	for _, e := range ko.Exits {
+		r.killed = r.killed || e.Status.Signaled()
+	}
 	switch res.Reason {
 	case sched.Deadlock:
-		r.note(Deadlock, res.Detail)
+		if !r.bereft(res.Detail) {
+			r.note(Deadlock, res.Detail)
+		}
 	case sched.Livelock:
 		r.note(Livelock, res.Detail)
 	case sched.Oopsed:
@@ -408,7 +458,9 @@ func (r *Run) conclude(ko *kernel.Outcome) *Outcome {
 			r.note(Bug, "invariant: "+err.Error())
 		}
 		for _, err := range r.m.Leaks() {
-			r.note(Leak, err)
+			if !r.abandoned(err) {
+				r.note(Leak, err)
+			}
 		}
 	}
 	for _, b := range ko.Bugs {
