@@ -3,6 +3,7 @@ package mutants
 import (
 	"context"
 	"flag"
+	"os"
 	"strings"
 	"testing"
 
@@ -66,4 +67,21 @@ func TestTable(t *testing.T) {
 	text := Table(rows)
 	assert.Equal(t, len(rows)+2, strings.Count(text, "\n"))
 	t.Logf("\n%s", text)
+}
+
+// TestTableIsOfTheseMutants compares docs/mutants.md with the mutants there are.
+func TestTableIsOfTheseMutants(t *testing.T) {
+	text, err := os.ReadFile("../../docs/mutants.md")
+	require.NoError(t, err)
+	var rows []string
+	for _, line := range strings.Split(string(text), "\n") {
+		if strings.HasPrefix(line, "| ") {
+			rows = append(rows, line)
+		}
+	}
+	all := All()
+	require.Len(t, rows, len(all)+1, "rows, with the head")
+	for i, m := range all {
+		assert.True(t, strings.HasPrefix(rows[i+1], "| "+m.Name+" | `"+m.Where+"` |"), "row %d is of %q: %s", i+1, m.Name, rows[i+1])
+	}
 }
