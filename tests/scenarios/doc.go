@@ -131,7 +131,8 @@
 //	munlock PLACE           take mlock back
 //	swapout PLACE           reclaim a page until its pte is a swap entry, at most four times
 //	reclaim                 reclaim the inactive lists once
-//	drain                   empty the pagevecs of all CPUs (lru_add_drain_all)
+//	drain                   empty the pagevecs of all CPUs (lru_add_drain_all); no other column may be
+//	                        at work meanwhile
 //
 // # Conditions
 //
