@@ -32,7 +32,6 @@ const (
 	Livelock     Verdict = "livelock"
 	OOM          Verdict = "oom"
 	Refused      Verdict = "refused" // the policy turns such requests down
-	Void         Verdict = "void"    // the run says nothing: a call failed and the program could not go on
 )
 
 // Finding is a disagreement between a run and the model.
@@ -71,25 +70,30 @@ func (f *Finding) String() string {
 var gravity = []Verdict{LostRead, LeakToDisk, LeakToChild, Shared, LostStore, ChildChanged, StaleWrite, ShortCall, StalePin}
 
 // Judge compares a run's final state with the model: the gravest of what is wrong and
-// promised, else the gravest of what is wrong. Nil means nothing is wrong; a run that says
-// nothing is Void.
+// promised, else the gravest of what is wrong. Nil means that nothing is, or that the run says nothing
+// because a call failed that the program cannot do without.
 func (m *Model) Judge(o explore.Observation, claims mm.Guarantee) *Finding {
-	state := scenarios.StateOf(o.Verdict)
+	return m.judge(o.Verdict, o.Detail, claims)
+}
+
+func (m *Model) judge(verdict, detail string, claims mm.Guarantee) *Finding {
+	state := scenarios.StateOf(verdict)
 	ends := map[string]bool{}
 	for _, e := range scenarios.Endings(state) {
 		ends[e] = true
 	}
 	for _, v := range []Verdict{Bug, Livelock, Deadlock} {
 		if ends[string(v)] && (v != Deadlock || !m.stuck && (m.Vague == "" || len(m.splice) == 0)) {
-			return &Finding{Verdict: v, Detail: plain(o.Detail)}
+			return &Finding{Verdict: v, Detail: plain(detail)}
 		}
 	}
 	if ends["oom"] && !m.fails {
-		return &Finding{Verdict: OOM, Detail: plain(o.Detail)}
+		return &Finding{Verdict: OOM, Detail: plain(detail)}
 	}
 	var worst *Finding
-	if ends["leak"] {
-		worst = &Finding{Verdict: Leak, Detail: plain(o.Detail)}
+	// A process that is killed inside a driver's registration takes what is registered with it.
+	if ends["leak"] && (len(m.pins) == 0 || m.Vague == "" && !ends["oom"]) {
+		worst = &Finding{Verdict: Leak, Detail: plain(detail)}
 	}
 	switch {
 	case ends["refused"] && worst == nil:
@@ -148,15 +152,14 @@ func (m *Model) compare(t *Term, got string) *Finding {
 func (m *Model) classify(f *Finding, t *Term, got byte, known bool) {
 	old := known && m.ever(t.cell).Has(got)
 	f.Needs = t.needs
+	needs, arrives, stored := m.sources(t.at, t.cell, map[*write]bool{})
 	switch {
-	case t.Kind == Disk && old:
-		// An older value of this sector: the transfer did not arrive. Nobody promises less.
-		f.Verdict, f.Needs = StaleWrite, 0
+	case t.Kind == Disk && (old || m.ownedBy(got, t)):
+		// An older value: the transfer did not write what was in memory. If a device had put
+		// that there, memory may have lost it before.
+		f.Verdict, f.Needs = StaleWrite, needs
 	case t.Kind == Disk:
 		f.Verdict = LeakToDisk
-		if m.ownedBy(got, t) {
-			f.Verdict, f.Needs = StaleWrite, 0
-		}
 	case t.Kind == Device && old, t.Kind == Pipe && old:
 		f.Verdict, f.Needs = StalePin, mm.Nobody
 	case t.Kind == Device, t.Kind == Pipe:
@@ -166,14 +169,26 @@ func (m *Model) classify(f *Finding, t *Term, got byte, known bool) {
 		// there now, in the place of something newer, is the device's doing.
 		f.Verdict = ChildChanged
 		f.Needs, _ = m.delivered(only(got))
+	case old && arrives && !stored:
+		f.Verdict, f.Needs = LostRead, needs
 	case old:
 		f.Verdict, f.Needs = LostStore, 0
-		if g, ok := m.delivered(t.Allowed); ok {
-			f.Verdict, f.Needs = LostRead, g
-		}
+	case arrives && !stored:
+		// Another's store, read from the disk: it has leaked there before.
+		f.Verdict, f.Needs = LeakToDisk, m.leaks()
 	default:
 		f.Verdict, f.Needs = Shared, 0
 	}
+}
+
+// leaks returns what must be promised of all transfers together, if one is read back.
+func (m *Model) leaks() (g mm.Guarantee) {
+	for _, w := range m.every {
+		if w.device {
+			g |= w.needs
+		}
+	}
+	return g
 }
 
 // ownedBy reports whether a value was ever in the memory that is written to a place of the disk.

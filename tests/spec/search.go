@@ -172,7 +172,7 @@ func (r *Result) broken(ctx context.Context, o *Options, p *Program, pol mm.Poli
 			return
 		}
 	}
-	h.Finding = known(h)
+	h.Finding = Known(h.Policy, h.Verdict, h.Kinds)
 	r.Holes = append(r.Holes, h)
 	if o.Found != nil {
 		o.Found(h)

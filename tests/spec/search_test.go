@@ -17,9 +17,8 @@ import (
 )
 
 var (
-	long     = flag.Duration("spec", 0, "search random programs for that much processor time")
-	seedFlag = flag.Uint64("spec-seed", 1, "the seed of the first program")
-	outFlag  = flag.String("spec-out", "", "a directory for what is found")
+	long    = flag.Duration("spec", 0, "search random programs for that much processor time")
+	outFlag = flag.String("spec-out", "", "a directory for what is found")
 )
 
 // spent is the processor time of this process.

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/scenarios"
@@ -29,6 +30,7 @@ type Term struct {
 	// Count is what a call must have returned, if Kind is Count.
 	Count int64
 
+	at    int          // the event that looks
 	proc  string       // whose memory it is about; "" for memory that is shared
 	cell  cell         // the byte
 	needs mm.Guarantee // of what has written it, or of the pin
@@ -36,6 +38,22 @@ type Term struct {
 
 // Racing reports whether more than one value is allowed.
 func (t *Term) Racing() bool { return t.Kind != Count && t.Allowed.Len() > 1 }
+
+// String lists what a state may show, a line each.
+func (m *Model) String() string {
+	var b strings.Builder
+	if m.Vague != "" {
+		fmt.Fprintf(&b, "not predicted: %s\n", m.Vague)
+	}
+	for _, t := range m.Terms {
+		if t.Kind == Count {
+			fmt.Fprintf(&b, "%s = %d\n", t.Text, t.Count)
+			continue
+		}
+		fmt.Fprintf(&b, "%s = %s\n", t.Text, t.Allowed)
+	}
+	return b.String()
+}
 
 // solve finds the values of all writes. Copies may copy copies, in a circle where they race:
 // sets grow until nothing changes.
@@ -57,17 +75,22 @@ func (m *Model) solve() {
 // before it, unless another that is sure stands in between.
 func (m *Model) read(at int, c cell) Set {
 	var v Set
-	ws := m.writes[c]
-	for _, w := range ws {
-		if w.at == at || m.before(at, w.at) || w.at != begin && m.before(w.at, at) && m.hidden(w, at, ws) {
-			continue
-		}
-		if w.at == begin && m.hidden(w, at, ws) {
-			continue
-		}
+	for _, w := range m.visible(at, c) {
 		v = v.or(w.val)
 	}
 	return v
+}
+
+// visible lists the writes to a cell that an event may see.
+func (m *Model) visible(at int, c cell) []*write {
+	var out []*write
+	ws := m.writes[c]
+	for _, w := range ws {
+		if w.at != at && !m.before(at, w.at) && !m.hidden(w, at, ws) {
+			out = append(out, w)
+		}
+	}
+	return out
 }
 
 func (m *Model) hidden(w *write, at int, ws []*write) bool {
@@ -77,6 +100,30 @@ func (m *Model) hidden(w *write, at int, ws []*write) bool {
 		}
 	}
 	return false
+}
+
+// sources adds up, along the way from where it was first written, what a policy has to promise so that a
+// cell holds what it should at an event. arrives is set if a device's write into memory is among
+// that, stored if something else may be the first: a store, or what was there at the beginning.
+func (m *Model) sources(at int, c cell, seen map[*write]bool) (needs mm.Guarantee, arrives, stored bool) {
+	for _, w := range m.visible(at, c) {
+		if seen[w] {
+			continue
+		}
+		seen[w] = true
+		if w.device && w.to.name != "disk" {
+			needs |= w.needs
+			arrives = true
+			continue
+		}
+		if w.from == nil {
+			stored = true
+			continue
+		}
+		g, a, s := m.sources(w.at, *w.from, seen)
+		needs, arrives, stored = needs|g, arrives || a, stored || s
+	}
+	return needs, arrives, stored
 }
 
 // since returns what a cell may hold between two events.
@@ -141,13 +188,13 @@ func (m *Model) outlook() {
 				if m.dull(c) {
 					continue
 				}
-				m.Terms = append(m.Terms, &Term{Text: fmt.Sprintf("%s:%s[%s]", name, of, number(off)), Allowed: m.read(end, c), proc: c.proc, cell: c})
+				m.Terms = append(m.Terms, &Term{Text: fmt.Sprintf("%s:%s[%s]", name, of, number(off)), at: end, Allowed: m.read(end, c), proc: c.proc, cell: c})
 			}
 		}
 	}
 	for _, off := range m.cells["disk"] {
 		if c := (cell{"", "disk", off}); !m.dull(c) {
-			t := &Term{Text: fmt.Sprintf("disk[%s]", number(off)), Kind: Disk, Allowed: m.read(end, c), cell: c}
+			t := &Term{Text: fmt.Sprintf("disk[%s]", number(off)), Kind: Disk, at: end, Allowed: m.read(end, c), cell: c}
 			for _, w := range m.writes[c] {
 				t.needs |= w.needs
 			}
@@ -187,7 +234,7 @@ func (m *Model) twice(c *scenarios.Column, op *scenarios.Op) bool {
 func (m *Model) seen(reg string, i int, p *proc, pl *scenarios.Place) {
 	c := m.cell(p, pl.Name, pl.Off)
 	if pl.Len == 1 && m.followed(c) {
-		m.Terms = append(m.Terms, &Term{Text: reg, Allowed: m.read(i, c), proc: c.proc, cell: c})
+		m.Terms = append(m.Terms, &Term{Text: reg, at: i, Allowed: m.read(i, c), proc: c.proc, cell: c})
 	}
 }
 
@@ -202,7 +249,7 @@ func (m *Model) scanned(reg string, i int, op *scenarios.Op) {
 	if !m.followed(c) {
 		return
 	}
-	t := &Term{Text: reg, Kind: Device, Allowed: m.read(i, c), proc: p.proc.name, cell: c, needs: m.swapped(p.promise(mm.Reverse))}
+	t := &Term{Text: reg, Kind: Device, at: i, Allowed: m.read(i, c), proc: p.proc.name, cell: c, needs: m.swapped(p.promise(mm.Reverse))}
 	if !m.kept(p, i) || m.fails {
 		t.Allowed = m.ever(c)
 	}
@@ -216,7 +263,7 @@ func (m *Model) piped(reg string, i int, op *scenarios.Op) {
 		return
 	}
 	m.Terms = append(m.Terms, &Term{
-		Text: reg, Kind: Pipe, Allowed: m.since(in[0].at, i, in[0].from), proc: in[0].proc.name, cell: in[0].from,
+		Text: reg, Kind: Pipe, at: i, Allowed: m.since(in[0].at, i, in[0].from), proc: in[0].proc.name, cell: in[0].from,
 		needs: m.swapped(mm.Disclosure | mm.OtherPins),
 	})
 }
