@@ -106,6 +106,10 @@ func (th *Thread) unwind() {
 	panic(threadExit{th})
 }
 
+// Exiting reports whether the thread is leaving its user function for good, because of Exit
+// or a signal: what deferred functions may ask. It is false while a machine is cut short.
+func (th *Thread) Exiting() bool { return th.exiting }
+
 // Machine returns the machine. For anybody.
 func (t *Thread) Machine() *Machine { return t.m }
 

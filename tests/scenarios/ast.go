@@ -17,6 +17,8 @@ type Scenario struct {
 	Search uint64
 	// Faults are the sectors that the disk cannot read or write.
 	Faults []Fault
+	// Fails are allocations of memory that fail.
+	Fails []AllocFail
 	// Columns are the threads and devices.
 	Columns []*Column
 	// Cond is the question that the scenario asks.
@@ -54,8 +56,9 @@ type Map struct {
 	Name Name
 	// Pages is its length.
 	Pages int64
-	// Shared is set for memory that children share, ReadOnly for memory without PROT_WRITE.
-	Shared, ReadOnly bool
+	// Shared is set for memory that children share, ReadOnly for memory without PROT_WRITE,
+	// File for a private mapping of a file.
+	Shared, ReadOnly, File bool
 }
 
 // Init says what a place holds at the beginning.
@@ -68,6 +71,13 @@ type Init struct {
 type Fault struct {
 	Write bool
 	Place *Place
+}
+
+// AllocFail is an allocation that fails: the Nth, from 1, that a site asks for once the
+// threads have begun. The site is one of kernel.Machine.AllocSites, or "any".
+type AllocFail struct {
+	Site Name
+	Nth  Number
 }
 
 // Number is a number as it was written.

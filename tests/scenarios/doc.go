@@ -52,10 +52,12 @@
 //	cowlab NAME
 //	"one line that says what it asks"
 //	machine cpus=2 memory=4M disk=4K swap=64K    each may be missing; no disk or swap then
-//	map A 2 pages private|shared [ro]            mappings of the first process
+//	map A 2 pages private|shared [ro]            mappings of the first process; "private file" maps a file
 //	pipe p
 //	init A[0:512] = 1                            bytes at the beginning; also disk[0:512] = 1
 //	error read|write disk[0:512]                 sectors that the disk cannot do
+//	fail do_wp_page 1                            the first allocation of that name fails ("any": of all
+//	                                             names), of those after the threads have begun
 //	search 300                                   how many schedules it takes to see what happens
 //	P0 | P1 | C child | T in C | D device ;      the columns, then the rows, each with a ';'
 //	never|sometimes|always CONDITION
@@ -129,7 +131,8 @@
 //	munlock PLACE           take mlock back
 //	swapout PLACE           reclaim a page until its pte is a swap entry, at most four times
 //	reclaim                 reclaim the inactive lists once
-//	drain                   empty the pagevecs of all CPUs (lru_add_drain_all)
+//	drain                   empty the pagevecs of all CPUs (lru_add_drain_all); no other column may be
+//	                        at work meanwhile
 //
 // # Conditions
 //

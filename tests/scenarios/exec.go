@@ -263,7 +263,13 @@ func (r *runner) setUp(t *kernel.Thread, p *procState) {
 		r.must("swapon", t.Swapon("/dev/"+swapName, 0))
 	}
 	for _, m := range s.Maps {
-		addr, err := mapMemory(t, m.Pages, m.Shared, false /* ro */)
+		var addr uint64
+		var err error
+		if m.File {
+			addr, err = mapFile(t, m.Pages)
+		} else {
+			addr, err = mapMemory(t, m.Pages, m.Shared, false /* ro */)
+		}
 		r.must("mmap", err)
 		p.addrs[m.Name.Text] = addr
 	}
@@ -310,6 +316,30 @@ func mapMemory(t *kernel.Thread, pages int64, shared, ro bool) (uint64, error) {
 	return t.Mmap(0, uint64(pages)<<x86.PageShift, prot, flags, -1, 0)
 }
 
+// mapFile maps a new file privately. The machine's files of tmpfs cannot be opened twice, so
+// the file is one that a shared mapping has made; that goes again.
+func mapFile(t *kernel.Thread, pages int64) (addr uint64, err error) {
+	const rw = mm.ProtRead | mm.ProtWrite
+	n := uint64(pages) << x86.PageShift
+	shared, err := t.Mmap(0, n, rw, mm.MapAnonymous|mm.MapShared, -1, 0)
+	if err != nil {
+		return 0, err
+	}
+	err = t.Kernel(func(task *sched.Task) (err error) {
+		space := t.MM()
+		space.MmapSem.DownRead(task)
+		v := space.FindVMA(task, shared)
+		req := mm.MmapRequest{Len: n, Prot: rw, Flags: mm.MapPrivate, File: v.File, Mapping: v.Mapping}
+		space.MmapSem.UpRead(task)
+		addr, err = mm.SysMmap(task, space, req, 0)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return addr, t.Munmap(shared, n)
+}
+
 // begin lets the threads of the first process and the devices meet before the first row;
 // from the first row on the strategy decides.
 func (r *runner) begin(t *kernel.Thread, c *Column) {
@@ -324,6 +354,13 @@ func (r *runner) begin(t *kernel.Thread, c *Column) {
 		}
 		r.arrive(task, &r.ready, true)
 		r.base = r.m.Trace().Snapshot()
+		for _, f := range r.s.Fails {
+			site := f.Site.Text
+			if site == "any" {
+				site = ""
+			}
+			r.m.FailAt(site, int(f.Nth.N)) // one task runs, and it does not allocate
+		}
 		r.dir.gate.Open()
 		r.start.CompleteAll(task)
 		return nil
@@ -345,6 +382,7 @@ func (r *runner) column(t *kernel.Thread, c *Column) {
 		x.p = r.procs[c.proc.name]
 	}
 	x.c.task = t.Task().Name
+	defer x.killed()
 	r.begin(t, c)
 	for ; x.c.at < len(c.Rows) && !x.c.ended; x.c.at++ {
 		if op := c.Rows[x.c.at]; op != nil {
@@ -368,6 +406,22 @@ func (r *runner) column(t *kernel.Thread, c *Column) {
 		}
 		return nil
 	})
+}
+
+// killed counts the columns of a process that the kernel kills, because a fault of one of its
+// threads found no memory, in wherever they would have come. The thread is on its way out, but
+// can still wake others.
+func (x *exec) killed() {
+	if x.p == nil || !x.Exiting() {
+		return
+	}
+	x.p.gone = true
+	if x.c.ended {
+		return
+	}
+	task := x.Task()
+	task.User = false
+	x.r.abandon(task, x.p, nil)
 }
 
 // finish counts a column as done. The search is over with the last one.

@@ -130,7 +130,7 @@ func (p *parser) number(what string) (Number, error) {
 }
 
 // the settings that may come before the table.
-var settings = []string{"machine", "map", "pipe", "init", "error", "search"}
+var settings = []string{"machine", "map", "pipe", "init", "error", "fail", "search"}
 
 func (p *parser) scenario() error {
 	p.newlines()
@@ -205,6 +205,9 @@ func (p *parser) setting(t token) error {
 		p.s.Search = uint64(max(v.N, 0))
 		return err
 	}
+	if t.text == "fail" {
+		return p.allocFail()
+	}
 	f := Fault{}
 	switch {
 	case p.accept("write"):
@@ -216,6 +219,20 @@ func (p *parser) setting(t token) error {
 	pl, err := p.place()
 	f.Place = pl
 	p.s.Faults = append(p.s.Faults, f)
+	return err
+}
+
+// allocFail reads which allocation fails.
+func (p *parser) allocFail() error {
+	n, err := p.name(`the site that asks for memory, as do_wp_page, or "any"`)
+	if err != nil {
+		return err
+	}
+	v, err := p.number("which of its allocations fails, from 1")
+	if err == nil && (v.N < 1 || v.N > 1<<10) {
+		err = p.errorf(v.Pos, "%s, expected 1 to 1K", v.Text)
+	}
+	p.s.Fails = append(p.s.Fails, AllocFail{n, v})
 	return err
 }
 
@@ -292,6 +309,7 @@ func (p *parser) mapping() error {
 	case p.accept("shared"):
 		m.Shared = true
 	case p.accept("private"):
+		m.File = p.accept("file")
 	default:
 		return p.expected(`"private" or "shared"`)
 	}

@@ -74,6 +74,9 @@ func (s *Scenario) printHead(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "error %s %s\n", dir, f.Place)
 	}
+	for _, f := range s.Fails {
+		fmt.Fprintf(b, "fail %s %s\n", f.Site.Text, f.Nth.Text)
+	}
 	if s.Search != 0 {
 		fmt.Fprintf(b, "search %d\n", s.Search)
 	}
@@ -87,6 +90,9 @@ func mapText(m Map) string {
 	}
 	if m.Shared {
 		kind = "shared"
+	}
+	if m.File {
+		kind += " file"
 	}
 	if m.ReadOnly {
 		kind += " ro"

@@ -176,8 +176,11 @@ func (r *runner) observe(out *kernel.Outcome) explore.Observation {
 	default:
 		note("broken", out.Err().Error())
 	}
-	for _, b := range out.Bugs {
+	for i, b := range out.Bugs {
 		note("bug", b.Msg)
+		if i == 0 {
+			obs.Detail = b.Msg // says more than what follows from it
+		}
 	}
 	for _, v := range out.Victims {
 		note("oom", fmt.Sprintf("process %d (%s) killed", v.PID, v.Name))

@@ -55,7 +55,7 @@ func verbs() []verb {
 		{name: "munlock", pattern: "PLACE", result: "0, or an error", help: "take mlock back", do: doMlock},
 		{name: "swapout", pattern: "PLACE", result: "1 if the page is unmapped, else 0", help: "reclaim a page until its pte is a swap entry, at most four times", do: doSwapout},
 		{name: "reclaim", pattern: "", help: "reclaim the inactive lists once", do: doReclaim},
-		{name: "drain", pattern: "", help: "empty the pagevecs of all CPUs (lru_add_drain_all)", do: doDrain},
+		{name: "drain", pattern: "", help: "empty the pagevecs of all CPUs (lru_add_drain_all); no other column may be at work meanwhile", do: doDrain},
 	}
 }
 
