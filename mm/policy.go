@@ -194,7 +194,8 @@ type Policy interface {
 	Unmap(u *Unmap) bool
 	// Pageout says whether p may be written out.
 	Pageout(t *sched.Task, p *page.Page) bool
-	// KSM and Migrate are Unmap for those two callers.
+	// KSM and Migrate are Unmap for those two callers. Nothing migrates pages on this
+	// machine (FIDELITY.md), so Migrate is not called.
 	KSM(u *Unmap) bool
 	Migrate(u *Unmap) bool
 	// Mprotect says whether a private pte that becomes writable by permission may

@@ -115,12 +115,17 @@ func BenchmarkCOWFault(b *testing.B) {
 // policyBench runs a row under each policy, with all decisions sent through its
 // hooks only where it overrides them.
 func policyBench(b *testing.B, w batch, sizes []int, unit string) {
+	eachPolicy(b, sizes, func(b *testing.B, p mm.Policy, pages int) {
+		l := benchLab(b, p)
+		benchBatch(b, l.on(&l.duo, w), pages, unit)
+	})
+}
+
+// eachPolicy runs fn as a benchmark for each policy and number of pages.
+func eachPolicy(b *testing.B, sizes []int, fn func(b *testing.B, p mm.Policy, pages int)) {
 	for _, p := range policy.All() {
 		for _, pages := range sizes {
-			b.Run(fmt.Sprintf("policy=%s/pages=%d", p.Name(), pages), func(b *testing.B) {
-				l := benchLab(b, p)
-				benchBatch(b, l.on(&l.duo, w), pages, unit)
-			})
+			b.Run(fmt.Sprintf("policy=%s/pages=%d", p.Name(), pages), func(b *testing.B) { fn(b, p, pages) })
 		}
 	}
 }
@@ -205,10 +210,8 @@ func BenchmarkSwapIn(b *testing.B) {
 
 // swapBench runs a row of swap on its machine, whose area takes no time.
 func swapBench(b *testing.B, w batch) {
-	for _, pages := range []int{512, 4096} {
-		b.Run(fmt.Sprintf("pages=%d", pages), func(b *testing.B) {
-			l := benchLab(b, nil)
-			benchBatch(b, l.on(&l.swap, w), pages, "page")
-		})
-	}
+	eachPolicy(b, []int{512, 4096}, func(b *testing.B, p mm.Policy, pages int) {
+		l := benchLab(b, p)
+		benchBatch(b, l.on(&l.swap, w), pages, "page")
+	})
 }

@@ -11,22 +11,24 @@ import (
 //
 //	go test -run '^$' -bench Huge ./tests/bench
 
-// benchHuge runs fn as a process of a machine with 64 huge pages.
-func benchHuge(b *testing.B, fn func(t *kernel.Thread)) {
-	m, err := kernel.Boot(kernel.Options{CPUs: 1, Memory: 192 << 20, HugePages: 64, Prefault: true})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer m.Shutdown()
-	if out := m.Run(fn); out.Err() != nil {
-		b.Fatal(out.Err())
-	}
+// benchHuge runs fn as a process of a machine with 64 huge pages, for each policy.
+func benchHuge(b *testing.B, pages int, fn func(b *testing.B, t *kernel.Thread)) {
+	eachPolicy(b, []int{pages}, func(b *testing.B, p mm.Policy, pages int) {
+		m, err := kernel.Boot(kernel.Options{CPUs: 1, Memory: 192 << 20, HugePages: 64, Prefault: true, Policy: p})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer m.Shutdown()
+		b.SetBytes(int64(pages) * mm.HugePage2M)
+		if out := m.Run(func(t *kernel.Thread) { fn(b, t) }); out.Err() != nil {
+			b.Fatal(out.Err())
+		}
+	})
 }
 
 // BenchmarkHugeFault maps a huge page, touches it and unmaps it: most of it is clearing.
 func BenchmarkHugeFault(b *testing.B) {
-	b.SetBytes(mm.HugePage2M)
-	benchHuge(b, func(t *kernel.Thread) {
+	benchHuge(b, 1, func(b *testing.B, t *kernel.Thread) {
 		for b.Loop() {
 			addr := t.MustMmapHuge(1, mm.HugePage2M, mm.MapPrivate)
 			t.Store8(addr, 1)
@@ -37,8 +39,7 @@ func BenchmarkHugeFault(b *testing.B) {
 
 // BenchmarkHugeCOW breaks COW: the page is pinned, so every write to a read-only entry copies.
 func BenchmarkHugeCOW(b *testing.B) {
-	b.SetBytes(mm.HugePage2M)
-	benchHuge(b, func(t *kernel.Thread) {
+	benchHuge(b, 1, func(b *testing.B, t *kernel.Thread) {
 		addr := t.MustMmapHuge(1, mm.HugePage2M, mm.MapPrivate)
 		t.Store8(addr, 1)
 		for b.Loop() {
@@ -55,7 +56,7 @@ func BenchmarkHugeCOW(b *testing.B) {
 // BenchmarkHugeFork forks a process with 32 huge pages and waits for the child, which ends at
 // once. The parent's next store to each page reuses it.
 func BenchmarkHugeFork(b *testing.B) {
-	benchHuge(b, func(t *kernel.Thread) {
+	benchHuge(b, 32, func(b *testing.B, t *kernel.Thread) {
 		const pages = 32
 		addr := t.MustMmapHuge(pages, mm.HugePage2M, mm.MapPrivate)
 		for b.Loop() {
@@ -72,7 +73,7 @@ func BenchmarkHugeFork(b *testing.B) {
 
 // BenchmarkHugeGUPFast takes 512 small pages of a huge page by gup-fast, and gives them back.
 func BenchmarkHugeGUPFast(b *testing.B) {
-	benchHuge(b, func(t *kernel.Thread) {
+	benchHuge(b, 1, func(b *testing.B, t *kernel.Thread) {
 		addr := t.MustMmapHuge(1, mm.HugePage2M, mm.MapPrivate)
 		t.Store8(addr, 1)
 		for b.Loop() {

@@ -80,16 +80,16 @@ func Cow() []*Case {
 // CowFile returns the cases of non_anon_test_cases.
 func CowFile() []*Case {
 	const own = "pass: do_anonymous_page gives a read fault a page of its own, which the store does not replace"
-	stock := func(how string) Stock {
+	stock := func(how, howHuge, howGiant string) Stock {
 		why := "fail: " + how + " takes the page of the page cache; the store makes do_wp_page copy, and the pin keeps the cache's page"
-		huge := "fail: " + how + " takes the page of the page cache; the store makes hugetlb_cow copy, and the pin keeps the cache's page"
-		return Stock{"zero": own, "shmem": why, "hugetlbfs2M": huge}
+		const then = " takes the page of the page cache; the store makes hugetlb_cow copy, and the pin keeps the cache's page"
+		return Stock{"zero": own, "shmem": why, "hugetlbfs2M": "fail: " + howHuge + then, "hugetlbfs1G": "fail: " + howGiant + then}
 	}
 	return []*Case{
 		{Name: "non-anon 1: Basic COW", On: file, Stock: always("pass"), Run: cowOfFile},
-		{Name: "non-anon 2: R/O longterm GUP pin", On: file, Stock: stock("follow_page"),
+		{Name: "non-anon 2: R/O longterm GUP pin", On: file, Stock: stock("follow_page", "follow_hugetlb_page", "follow_hugetlb_page"),
 			Run: func(e *Env) { roPin(e, kernel.RegisterOptions{Kind: mm.PinLongterm}) }},
-		{Name: "non-anon 3: R/O longterm GUP-fast pin", On: file, Stock: stock("gup_pte_range"),
+		{Name: "non-anon 3: R/O longterm GUP-fast pin", On: file, Stock: stock("gup_pte_range", "gup_huge_pmd", "gup_huge_pud"),
 			Run: func(e *Env) { roPin(e, kernel.RegisterOptions{Kind: mm.PinLongterm, Fast: true}) }},
 	}
 }

@@ -41,7 +41,7 @@ var (
 	small = []string{"base", "swap", "swapcache"}
 	anon  = []string{"base", "swap", "swapcache", "hugetlb2M", "hugetlb1G"}
 	huge  = []string{"hugetlb2M", "hugetlb1G"}
-	file  = []string{"zero", "shmem", "hugetlbfs2M"}
+	file  = []string{"zero", "shmem", "hugetlbfs2M", "hugetlbfs1G"}
 )
 
 // Kinds returns the kinds of page that the machine has, in the order of the columns.
@@ -61,8 +61,10 @@ func Kinds() []*Kind {
 			About: "private memory that has only been read; 2.6.29 has no shared zero page for it, later kernels do"},
 		{Name: "shmem", Size: x86.PageSize, Map: mapShmem, Prepare: (*Env).touchBoth,
 			About: "a private mapping of a page of shared memory: cow.c's memfd and tmpfile, one thing here"},
-		{Name: "hugetlbfs2M", Size: x86.PMDSize, Map: mapHugeFile, Options: hugePool, Prepare: (*Env).touchBoth,
+		{Name: "hugetlbfs2M", Size: x86.PMDSize, Map: mapHugeFile(x86.PMDSize, mm.MapHuge2M), Options: hugePool, Prepare: (*Env).touchBoth,
 			About: "a private mapping of a huge page of shared memory: cow.c's memfd hugetlb"},
+		{Name: "hugetlbfs1G", Size: 1 << 30, Map: mapHugeFile(1<<30, mm.MapHuge1G), Options: giantPool, Prepare: (*Env).touchBoth,
+			Steps: 1_200_000, About: "the same with a page of 1 GiB"},
 	}
 }
 
@@ -101,12 +103,14 @@ func mapHuge(size uint64, flag mm.MapFlags) func(e *Env, n uint64) uint64 {
 	}
 }
 
-func mapHugeFile(e *Env, n uint64) uint64 {
-	a, err := e.Mmap(0, n*x86.PMDSize, rw, shared|mm.MapHugetlb|mm.MapHuge2M, -1, 0)
-	e.must("mmap", err)
-	e.Other = a
-	e.Fill(a, n*x86.PMDSize, oldByte)
-	return e.privately(a, n*x86.PMDSize)
+func mapHugeFile(size uint64, flag mm.MapFlags) func(e *Env, n uint64) uint64 {
+	return func(e *Env, n uint64) uint64 {
+		a, err := e.Mmap(0, n*size, rw, shared|mm.MapHugetlb|flag, -1, 0)
+		e.must("mmap", err)
+		e.Other = a
+		e.places(func(off, n uint64) { e.Fill(a+off, n, oldByte) })
+		return e.privately(a, n*size)
+	}
 }
 
 // privately maps the object behind a shared mapping once more, privately.
