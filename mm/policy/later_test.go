@@ -58,6 +58,7 @@ func laterRows() []rowCase {
 		{"dio_pin", "forkscrew", "huge=1,a=0", workload.LostRead}, // not its own: hugetlb_cow of 2.6.29 does not flush
 		{"pin_copy", "swap_pin", "race=1", workload.LostRead},
 		{"anon_exclusive", "swap_pin", "fork=1,race=1", ""},
+		{"anon_exclusive", "forkscrewreverse", "huge=1", workload.LeakToDisk}, // a huge page is reused by its map count
 	}
 }
 
