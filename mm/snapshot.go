@@ -1,6 +1,7 @@
 package mm
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 
@@ -235,6 +236,9 @@ func snapshotFrame(to Sink, pfn x86.PFN, b []byte) {
 	for from := 0; from < len(b); lines++ {
 		end := from + byteLine
 		same := uniform(b[from:end])
+		if same && uniform(b[from:]) {
+			end = len(b) // most of a huge page, at each step
+		}
 		for same && end < len(b) && b[end] == b[from] && uniform(b[end:end+byteLine]) {
 			end += byteLine
 		}
@@ -257,11 +261,4 @@ func snapshotFrame(to Sink, pfn x86.PFN, b []byte) {
 }
 
 // uniform reports whether all bytes are equal.
-func uniform(b []byte) bool {
-	for _, c := range b[1:] {
-		if c != b[0] {
-			return false
-		}
-	}
-	return true
-}
+func uniform(b []byte) bool { return bytes.Equal(b[1:], b[:len(b)-1]) }

@@ -185,7 +185,7 @@ A first look:
   cowlab                              the table; a minute
   cowlab run dma_thread               the bug, at full speed
   cowlab replay TOKEN -min            the bug, step by step; the table has tokens
-  cowlab matrix -policies pg_gup -workloads forkscrew -schedules 20000 -parallel 0
+  cowlab matrix -policies pg_gup -workloads forkscrew -schedules 20000
                                       search harder for a counterexample
 
 Exit codes: 0 it ran, 1 the result differs from what was expected, 2 bad usage,

@@ -39,7 +39,7 @@ Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`,
 	groups := fs.String("groups", "", "comma-separated `names` or their beginnings; default all (forward race, reverse race, disclosure, swap, hugetlb, other users, semantics, liveness)")
 	verbose := fs.Bool("v", false, "print a table for each group and the evidence for every cell, and not the overview")
 	form := fs.String("format", "text", "text, md or json")
-	schedules := fs.Int("schedules", 200, "schedules of the small form for each cell; half of it for huge pages, which take longer")
+	schedules := fs.Int("schedules", 200, "schedules of the small form for each cell; a quarter of it for huge pages, which take longer")
 	preemptions := fs.Int("preemptions", -1, "search instead every schedule with at most so many preemptions; 1 takes a second a cell, 2 some minutes")
 	seed := fs.Uint64("seed", 1, "numbers the search; the same seed searches the same schedules")
 	par := fs.Int("parallel", 0, "runs of the default size in the parallel regime for each cell; 1 for all cells takes some minutes")

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -11,12 +12,15 @@ import (
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/fs"
 	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/page"
 	"github.com/cowlab/cowlab/mm/policy"
+	"github.com/cowlab/cowlab/tests/matrix"
 	"github.com/cowlab/cowlab/tests/vmtest"
+	"github.com/cowlab/cowlab/tests/workload"
 )
 
 const huge = mm.HugePage2M
@@ -302,3 +306,51 @@ func TestPGGUPHugeSecondLook(t *testing.T) {
 type stockHooks struct{ mm.Stock }
 
 func (stockHooks) Hooks() mm.HookSet { return mm.HookFastHuge }
+
+// TestHugeLostReadsOfDIOPinAreStale: row 22 loses reads on huge pages only where a thread
+// looks at the old page through its TLB, because hugetlb_cow of 2.6.29 does not flush
+// (docs/findings.md, 6).
+func TestHugeLostReadsOfDIOPinAreStale(t *testing.T) {
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	w := workload.Lookup("forkscrew")
+	v, err := w.Parse("huge=1,a=0", true)
+	require.NoError(t, err)
+	target := matrix.Target(w, v, policy.NewDIOPin(), hosts)
+	options := explore.CaptureOptions{Describe: matrix.CaptureOptions().Describe} // bytes of huge pages take long
+	lost := 0
+	for seed := range uint64(4) {
+		story := explore.Capture(*target, explore.Spec{Kind: explore.KindPOS, Seed: seed}, options)
+		if story.Verdict == explore.Safe {
+			continue
+		}
+		require.Equal(t, string(workload.LostRead), story.Verdict)
+		assert.True(t, staleLoad(story), "seed %d: %s", seed, story.Detail)
+		lost++
+	}
+	assert.NotZero(t, lost)
+}
+
+// staleLoad reports whether a thread of the first address space loads from a huge page that its
+// entry has left.
+func staleLoad(s *explore.Story) bool {
+	const head = huge/x86.PageSize - 1
+	now, left := uint64(0), map[uint64]bool{}
+	for i := range s.Steps {
+		st := &s.Steps[i]
+		switch st.ObjID.Class() {
+		case x86.ClassPTE:
+			var pfn uint64
+			space, level, _ := x86.SplitPTEObj(st.ObjID)
+			if _, err := fmt.Sscanf(st.After, "page %d ", &pfn); err == nil && space == 1 && level == x86.LevelPMD && pfn != now {
+				left[now], left[pfn] = true, false
+				now = pfn
+			}
+		case x86.ClassFrame:
+			if st.OpID == x86.OpLoad && strings.HasPrefix(st.Task, "worker") && left[st.ObjID.ID()>>3&^uint64(head)] {
+				return true
+			}
+		}
+	}
+	return false
+}

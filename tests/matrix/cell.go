@@ -66,7 +66,7 @@ type Options struct {
 	// Groups, if there are any, leave out the columns that are in none of them.
 	Groups []string
 	// Schedules is how many schedules of the small form each cell is searched with; those
-	// of huge pages, where a schedule takes some times as long, with half of it.
+	// of huge pages, where a schedule takes some times as long, with a quarter of it.
 	Schedules int
 	// Exhaustive searches every schedule with at most Preemptions preemptions instead.
 	Exhaustive  bool

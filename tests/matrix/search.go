@@ -89,7 +89,7 @@ func (c *Cell) judge(seen map[workload.Verdict]evidence) {
 
 // schedules is how many schedules a cell is searched with.
 func (o *Options) schedules(group string) uint64 {
-	const share = 2 // of a search of huge pages: see Options.Schedules
+	const share = 4 // of a search of huge pages: see Options.Schedules
 	if group == workload.Hugetlb {
 		return uint64(max(1, o.Schedules/share))
 	}

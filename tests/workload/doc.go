@@ -7,7 +7,12 @@
 // regimes, where every schedule counts.
 //
 // Besides there are the other users of get_user_pages: pin_fork and late_dma (drivers),
-// vmsplice (pages in a pipe), ptrace_peek (a debugger).
+// vmsplice (pages in a pipe), ptrace_peek (a debugger), ksm_pin (KSM merges what is pinned);
+// and what else has to do with pinned pages: reclaim, mprotect, munmap, a snapshot writer,
+// storms of forks, a database. Each has a property that it checks byte by byte.
+//
+// A workload with parameters is a variant, a column of the matrix, and each variant is in
+// one group (see Groups). Most programs have a form on huge pages.
 //
 // What a run reports is what was observed: a Verdict and the evidence for it. Nothing
 // here knows which policy is supposed to do what.
