@@ -242,6 +242,18 @@ func (g *Gate) Close() {
 	}
 }
 
+// End is Close for whoever decides by himself from the given choice on, and asks the gate no
+// more.
+func (g *Gate) End(ch *sched.Choice) {
+	g.Close()
+	if g.closing {
+		g.closing = false
+		if e, ok := g.s.(ender); ok {
+			e.end(ch)
+		}
+	}
+}
+
 // ender is a strategy that wants to see the choice at which its gate has closed.
 type ender interface{ end(ch *sched.Choice) }
 

@@ -32,12 +32,13 @@ func (d *director) Begin(cpus int) {
 // Pick implements sched.Strategy.
 func (d *director) Pick(ch *sched.Choice) int {
 	if d.over {
+		d.gate.End(ch)
 		return d.after.Pick(ch)
 	}
 	if !d.held {
 		return d.gate.Pick(ch)
 	}
-	d.ch.Step, d.ch.Last = ch.Step, ch.Last
+	d.ch.Step, d.ch.Last, d.ch.Foot = ch.Step, ch.Last, ch.Foot
 	d.ch.Enabled, d.index = d.ch.Enabled[:0], d.index[:0]
 	for i := range ch.Enabled {
 		if a := &ch.Enabled[i]; a.CPU >= 0 || a.Obj.Class() == x86.ClassTimer {

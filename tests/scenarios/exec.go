@@ -35,6 +35,8 @@ type runner struct {
 	start  lock.Completion  // the first row may begin
 	fin    meeting          // everybody is past the last row
 	seen   bool             // the final state has been looked at
+	line   *line            // nil unless runOptions.bare
+	digest uint64           // of the memory as it was then; with line
 }
 
 // meeting is a place where n columns wait for each other.
@@ -42,6 +44,7 @@ type meeting struct {
 	n    int32
 	here x86.Word32
 	all  lock.Completion
+	line *line // where they wait in a bare run, instead of on all
 }
 
 // colState is a column being run.
@@ -136,6 +139,9 @@ func (r *runner) prepare() {
 				if mt == nil {
 					mt = new(meeting)
 					mt.all.Init(m)
+					if r.line != nil {
+						mt.line = newLine(m)
+					}
 					r.meets[op.Value.N] = mt
 				}
 				mt.n++
@@ -146,9 +152,15 @@ func (r *runner) prepare() {
 
 // arrive counts a column in; wait says whether it stays until all are there.
 func (r *runner) arrive(t *sched.Task, m *meeting, wait bool) {
-	if m.here.AddReturn(t.C, r.obj, 1) == m.n {
+	last := m.here.AddReturn(t.C, r.obj, 1) == m.n
+	switch {
+	case m.line != nil && last:
+		m.line.end(t)
+	case m.line != nil && wait:
+		m.line.finish(t)
+	case last:
 		m.all.CompleteAll(t)
-	} else if wait {
+	case wait:
 		m.all.Wait(t)
 	}
 }
@@ -349,7 +361,10 @@ func (r *runner) begin(t *kernel.Thread, c *Column) {
 	_ = t.Kernel(func(task *sched.Task) error {
 		if c.proc == nil || c != c.proc.columns[0] {
 			r.arrive(task, &r.ready, false)
-			r.start.Wait(task)
+			if r.line == nil {
+				r.start.Wait(task)
+			}
+			r.line.wait(task)
 			return nil
 		}
 		r.arrive(task, &r.ready, true)
@@ -362,7 +377,11 @@ func (r *runner) begin(t *kernel.Thread, c *Column) {
 			r.m.FailAt(site, int(f.Nth.N)) // one task runs, and it does not allocate
 		}
 		r.dir.gate.Open()
-		r.start.CompleteAll(task)
+		if r.line != nil {
+			r.line.pass(task)
+		} else {
+			r.start.CompleteAll(task)
+		}
 		return nil
 	})
 }
@@ -402,6 +421,7 @@ func (r *runner) column(t *kernel.Thread, c *Column) {
 	_ = t.Kernel(func(task *sched.Task) error {
 		r.finish(task)
 		if c.proc == nil || !c.proc.vfork {
+			r.line.finish(task)
 			r.fin.all.Wait(task)
 		}
 		return nil
@@ -428,6 +448,7 @@ func (x *exec) killed() {
 func (r *runner) finish(t *sched.Task) {
 	if r.fin.here.AddReturn(t.C, r.obj, 1) == r.fin.n {
 		r.dir.over = true
+		r.line.end(t)
 		r.fin.all.CompleteAll(t)
 	}
 }

@@ -57,6 +57,9 @@ func (r *runner) look(t *kernel.Thread) {
 		}
 	}
 	r.vals = vals
+	if r.line != nil {
+		r.digest = r.memory()
+	}
 	for _, p := range r.born {
 		if p.gone {
 			continue

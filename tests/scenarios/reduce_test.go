@@ -1,0 +1,199 @@
+package scenarios
+
+import (
+	"context"
+	"flag"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/mm/policy"
+)
+
+var reduceBudget = flag.Uint64("reduce", 12, "schedules of a scenario that its reduction may be compared with")
+
+// bareTarget is a scenario for searches of every schedule.
+func bareTarget(s *Scenario, p mm.Policy, hosts *kernel.Hosts) explore.Target {
+	t := *s.Target(p, hosts)
+	t.Run = func(st sched.Strategy, o sched.Observer) explore.Observation {
+		return s.run(runOptions{policy: p, hosts: hosts, strategy: st, observer: o, bare: true})
+	}
+	return t
+}
+
+// reducible reports whether partial-order reduction knows all that orders the steps of a
+// scenario: it does not know that disks are held.
+func reducible(s *Scenario) bool {
+	for _, c := range s.Columns {
+		for _, op := range c.Rows {
+			if op != nil && op.Verb == "hold" {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// small are programs of few steps, for comparisons with every schedule there is.
+var small = []string{`cowlab stores-and-loads
+"stores-and-loads"
+map A 1 page shared
+init A = 1
+ P0 | P1 ;
+ A[0] = 2 | A[512] = 3 ;
+ r = A[512] | s = A[0] ;
+sometimes P0:r = 1 /\ P1:s = 3
+`, `cowlab three-stores
+"three-stores"
+map A 1 page shared
+init A = 1
+ P0 | P1 | P2 ;
+ A[0] = 2 | A[0] = 3 | r = A[0] ;
+sometimes P2:r = 2
+`, `cowlab dontneed-and-store
+"dontneed-and-store"
+map A 1 page private
+init A = 1
+ P0 | P1 ;
+ madvise A dontneed | A[0] = 2 ;
+sometimes P0:A[0] = 2
+`, `cowlab mprotect-and-load
+"mprotect-and-load"
+map A 1 page private
+init A = 1
+ P0 | P1 ;
+ mprotect A none | r = A[0] ;
+sometimes segv(P1)
+`, `cowlab munmap-and-load
+"munmap-and-load"
+map A 1 page private
+init A = 1
+ P0 | P1 ;
+ munmap A | r = A[0] ;
+sometimes segv(P1)
+`, `cowlab pin-and-store
+"pin-and-store"
+map A 1 page private
+init A = 1
+ P0 | P1 ;
+ pin h A[0:4K] write fast | A[0] = 2 ;
+never ~samepage(P0:A, h)
+`, `cowlab device-and-load
+"device-and-load"
+map A 1 page private
+init A = 1
+ P0 | P1 | D device ;
+ pin h A[0:4K] write fast | | ;
+ @1 | @1 | @1 ;
+ r = A[0] | s = A[512] | dma h[0:1K] = 5 ;
+sometimes P0:r = 5 /\ P1:s = 1
+`, `cowlab two-devices
+"two-devices"
+map A 1 page private
+init A = 1
+ P0 | D device | E device ;
+ pin h A[0:4K] write fast | | ;
+ @1 | @1 | @1 ;
+ | dma h[0] = 5 | r = dma h[0] ;
+ | dma h[512] = 6 | s = dma h[512] ;
+sometimes E:r = 5 /\ E:s = 1
+`, `cowlab first-touches
+"first-touches"
+map A 1 page private
+ P0 | P1 ;
+ A[0] = 2 | A[512] = 3 ;
+never P0:A[0] = 0
+`, `cowlab fork-and-load
+"fork-and-load"
+map A 1 page private
+init A = 1
+ P0 | P1 | C child ;
+ fork C | r = A[0] | ;
+never P1:r = 0
+`}
+
+// TestReduceSeesWhatDFSSees runs every scenario that is small enough by depth-first search without
+// reduction and by partial-order reduction: the final states must be the same. Where
+// depth-first search comes to no end, every final state that it finds with few
+// preemptions must be among those of reduction. The budget is -reduce; with 200 it takes minutes.
+func TestReduceSeesWhatDFSSees(t *testing.T) {
+	if race {
+		t.Skip("the programs run one step at a time: no data race in them that other tests have not")
+	}
+	all, err := All()
+	require.NoError(t, err)
+	n := &compared{hosts: newHosts(t), budget: *reduceBudget}
+	for _, s := range all {
+		n.scenario(t, s)
+	}
+	n.budget *= 9
+	for _, text := range small {
+		s, err := Parse("small", text)
+		require.NoError(t, err)
+		n.scenario(t, s)
+	}
+	t.Logf("compared with every schedule: %d, %d of them with more than one; with all but those that come to where another has been: %d; with some: %d; too large: %d; not comparable: %d",
+		n.whole, n.several, n.cut, n.part, n.large, n.unfit)
+	assert.GreaterOrEqual(t, n.several, 5)
+	assert.GreaterOrEqual(t, n.several+n.cut, 8)
+	assert.GreaterOrEqual(t, n.part, 8)
+}
+
+// compared counts the scenarios by how they were compared.
+type compared struct {
+	hosts                                   *kernel.Hosts
+	budget                                  uint64
+	whole, several, cut, part, large, unfit int
+}
+
+func (n *compared) scenario(t *testing.T, s *Scenario) {
+	if !reducible(s) {
+		n.unfit++
+		return
+	}
+	target := bareTarget(s, policy.Lookup("stock"), n.hosts)
+	r, err := explore.Reduce(context.Background(), target, explore.ReduceOptions{Schedules: n.budget})
+	require.NoError(t, err, s.Name)
+	switch {
+	case r.Clocked > 0: // it computes for so long that time decides
+		n.unfit++
+		return
+	case !r.Complete:
+		n.large++
+		return
+	}
+	dfs := func(o explore.ExhaustOptions) *explore.Exhausted {
+		e, err := explore.Exhaust(context.Background(), target, o)
+		require.NoError(t, err, s.Name)
+		return e
+	}
+	full, how := dfs(explore.ExhaustOptions{Preemptions: 100, Schedules: 8 * n.budget}), "all schedules"
+	if full.Complete {
+		n.whole++
+		if full.Schedules > 1 {
+			n.several++
+		}
+	} else {
+		if full = dfs(explore.ExhaustOptions{Preemptions: 100, Schedules: 4 * n.budget, Cut: true}); full.Complete {
+			how = "cut"
+			n.cut++
+		}
+	}
+	if !full.Complete {
+		n.part++
+		some := dfs(explore.ExhaustOptions{Preemptions: 2, Schedules: 3 * n.budget})
+		assert.Subset(t, r.FinalStates(), some.FinalStates(), "%s: schedules with at most two preemptions", s.Name)
+		assert.Subset(t, keys(r.ByVerdict), keys(some.ByVerdict), s.Name)
+		t.Logf("%s: %d of many schedules, %d classes, %d final states", s.Name, some.Schedules, r.Classes, r.States)
+		return
+	}
+	assert.Equal(t, full.FinalStates(), r.FinalStates(), s.Name)
+	assert.Equal(t, keys(full.ByVerdict), keys(r.ByVerdict), s.Name)
+	t.Logf("%s: %d schedules (%s), %d classes, %d final states: 1/%.0f", s.Name, full.Schedules, how, r.Classes, r.States,
+		float64(full.Schedules)/float64(r.Schedules))
+}
