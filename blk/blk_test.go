@@ -173,10 +173,16 @@ func TestQueueUnplugsItself(t *testing.T) {
 	assert.Equal(t, unplugThresh, served)
 }
 
-// TestCompletionCPU: bios end on the CPU that submitted them.
+// TestCompletionCPU: bios end on the CPU that submitted them, or on that of the
+// device's mask.
 func TestCompletionCPU(t *testing.T) {
+	t.Run("submitter", func(t *testing.T) { testCompletionCPU(t, 0) })
+	t.Run("mask", func(t *testing.T) { testCompletionCPU(t, 1<<2|1<<1) })
+}
+
+func testCompletionCPU(t *testing.T, mask uint64) {
 	regimes(t, 3, func(t *testing.T, o sched.Options) {
-		r := newRig(t, o, DeviceOptions{})
+		r := newRig(t, o, DeviceOptions{Affinity: mask})
 		var gs [3]*batch
 		want := [3]map[*Bio]int{{}, {}, {}}
 		for cpu := range gs {
@@ -189,6 +195,9 @@ func TestCompletionCPU(t *testing.T) {
 					g.lock.LockIRQ(t)
 					g.left++
 					want[cpu][b] = t.C.ID
+					if mask != 0 {
+						want[cpu][b] = 1
+					}
 					g.lock.UnlockIRQ(t)
 					r.sys.SubmitBio(t, b)
 				}
@@ -200,7 +209,10 @@ func TestCompletionCPU(t *testing.T) {
 		r.finish()
 		for cpu, g := range gs {
 			assert.Len(t, g.order, 4)
-			assert.Equal(t, want[cpu], g.cpus)
+			assert.Len(t, g.cpus, 4)
+			for b, w := range want[cpu] { // not as maps: a difference would be printed with all that bios point to
+				assert.Equal(t, w, g.cpus[b])
+			}
 		}
 	})
 }
@@ -382,6 +394,8 @@ func TestDeviceOptions(t *testing.T) {
 	} {
 		assert.ErrorContains(t, c.o.Validate(), c.says)
 	}
+	_, err = newRig(t, sched.Options{CPUs: 2, Regime: sched.Timed}, DeviceOptions{}).sys.AddDevice(DeviceOptions{Backing: disk, Affinity: 1 << 2})
+	assert.ErrorContains(t, err, "Affinity is 0x4")
 	_, err = NewRAMDisk(100)
 	assert.ErrorContains(t, err, "multiple of 512")
 	_, err = RAMDiskOf(nil)

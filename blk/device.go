@@ -70,6 +70,10 @@ type DeviceOptions struct {
 	MaxRequests int
 	// ReadOnly makes the device read-only; one with a read-only backing always is.
 	ReadOnly bool
+	// Affinity is the mask of CPUs that the device interrupts (/proc/irq/N/smp_affinity):
+	// the lowest of them takes all interrupts. Zero: each request ends where its first bio
+	// was submitted, as with rq_affinity.
+	Affinity uint64
 }
 
 // Validate reports what is wrong with the options, naming the field and its limits.
@@ -101,6 +105,14 @@ func (o *DeviceOptions) Validate() error {
 	return nil
 }
 
+// irqCPU returns the CPU that an affinity mask means, -1 for each request's own.
+func irqCPU(mask uint64) int {
+	if mask == 0 {
+		return -1
+	}
+	return bits.TrailingZeros64(mask)
+}
+
 // Device is a disk.
 type Device struct {
 	sys        *System // immutable
@@ -112,6 +124,7 @@ type Device struct {
 	readOnly   bool    // immutable
 	step       bool    // chunks are events of their own; immutable
 	timed      bool    // events are spaced by the latency model; immutable
+	irqCPU     int     // who is interrupted; -1: the CPU that submitted; immutable
 
 	q     requestQueue
 	clock clock // protected by the queue lock
@@ -125,6 +138,9 @@ func (s *System) AddDevice(o DeviceOptions) (*Device, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
+	if cpus := s.m.CPUs(); o.Affinity != 0 && irqCPU(o.Affinity) >= cpus {
+		return nil, fmt.Errorf("blk: Affinity is %#x, must have one of the %d CPUs there are", o.Affinity, cpus)
+	}
 	lat := FastDevice()
 	if o.Latency != nil {
 		lat = *o.Latency
@@ -136,6 +152,7 @@ func (s *System) AddDevice(o DeviceOptions) (*Device, error) {
 		sys: s, name: o.Name, backing: o.Backing, sectors: uint64(o.Backing.Bytes()) >> SectorShift,
 		sectorSize: orDefault(o.SectorSize, SectorSize), readOnly: o.ReadOnly || o.Backing.ReadOnly(),
 		step: s.m.Det(), timed: s.m.Regime() != sched.Free,
+		irqCPU: irqCPU(o.Affinity),
 	}
 	d.mem, _ = o.Backing.(slicer)
 	d.clock.init(lat)

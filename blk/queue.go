@@ -23,7 +23,7 @@ type request struct {
 	segs    int
 	bios    *Bio // in the order of the sectors, linked by Bio.link
 	biotail *Bio
-	cpu     int // where the first bio was submitted
+	cpu     int // who is interrupted at the end: where the first bio was submitted, if the device does not say
 
 	next, prev *request // the elevator's list; protected by the queue lock
 
@@ -251,7 +251,10 @@ func (s *System) allocRequest(t *sched.Task, dev *Device, b *Bio) *request {
 	} else {
 		r = &request{obj: s.m.NewObj(x86.ClassDev)}
 	}
-	r.dev, r.dir, r.cpu = dev, b.Dir, t.C.ID
+	r.dev, r.dir, r.cpu = dev, b.Dir, dev.irqCPU
+	if r.cpu < 0 {
+		r.cpu = t.C.ID
+	}
 	r.sector, r.sectors, r.segs = b.Sector, b.Sectors(), b.segs
 	r.bios, r.biotail = b, b
 	return r

@@ -32,6 +32,8 @@ type Disk struct {
 	Swap bool
 	// Latency is the time model; nil means blk.FastDevice().
 	Latency *blk.Latency
+	// Affinity is the mask of CPUs that the disk interrupts, blk.DeviceOptions'.
+	Affinity uint64
 	// Inject lists transfers that fail; more can be added later: Machine.Disk.
 	Inject []blk.Fault
 }
@@ -226,6 +228,7 @@ func (m *Machine) addDisks() error {
 		m.disks = append(m.disks, d)
 		d.dev, err = m.blk.AddDevice(blk.DeviceOptions{
 			Name: o.Name, Backing: backing, SectorSize: o.SectorSize, Latency: o.Latency, ReadOnly: o.ReadOnly,
+			Affinity: o.Affinity,
 		})
 		if err != nil {
 			return fmt.Errorf("kernel: disk %s: %w", o.Name, err)

@@ -49,3 +49,6 @@ var Mutants = map[string]mm.Policy{
 
 // Rewrite reports whether -rewrite was given.
 func Rewrite() bool { return *rewrite }
+
+// Long reports whether -long was given.
+func Long() bool { return *long }

@@ -11,9 +11,22 @@ import (
 
 // Races returns the two races in as few steps as they can be had in: one page, a
 // transfer of one sector, one fork, one store by each of those who store, every actor on a CPU of its
-// own. They are for exhaustive searches and have no row in the matrix.
+// own, and the disk's interrupts on one more. They are for exhaustive searches and have no row in
+// the matrix.
 func Races() []*Workload {
-	return withMachine([]*Workload{readFork(), writeShared(false), writeShared(true)})
+	return withMachine([]*Workload{
+		readFork(), writeShared(writerApart), writeShared(writeFirst), writeShared(writeBefore),
+		driverFork(), driverStore(),
+	})
+}
+
+func raceMemory(Values) uint64 { return 2 << 20 }
+
+// interruptApart has the disk interrupt a CPU that nobody runs on. On the CPU of a thread the
+// interrupt could come between any two of its steps, which multiplies the schedules
+// and adds nothing: what it does is what locks and wake-ups order.
+func interruptApart(cpu int) func(Values, *kernel.Options) {
+	return func(_ Values, o *kernel.Options) { o.Disks[0].Affinity = 1 << cpu }
 }
 
 // course holds actors at a start line, so that the search begins with all of them
@@ -106,8 +119,8 @@ func readFork() *Workload {
 		Group:  ForwardRace,
 		Lines:  "3862-4105",
 		Needs:  mm.Forward,
-		Memory: func(Values) uint64 { return 2 << 20 },
-		CPUs:   2, SmallCPUs: 2,
+		Memory: raceMemory,
+		CPUs:   3, SmallCPUs: 3, Tune: interruptApart(2),
 		Latency:   blk.FastDevice,
 		DiskBytes: func(Values) int64 { return x86.SectorSize },
 		Fill: func(_ Values, disk []byte) {
@@ -148,18 +161,33 @@ func readFork() *Workload {
 	}
 }
 
+// reverseForm says who races in the reverse race.
+type reverseForm uint8
+
+const (
+	writerApart reverseForm = iota // another thread writes while the parent stores
+	writeFirst                     // the parent submits the write, then stores
+	writeBefore                    // the write has been submitted when the race begins
+)
+
 // writeShared is the reverse race: a direct write of one sector from a page that is
-// shared with a child; the parent stores, and so does the child. If inflight, the write
-// has been submitted when the race begins, and two CPUs do.
-func writeShared(inflight bool) *Workload {
-	w := &Workload{
-		Name:   "write_shared",
-		Title:  "one thread writes a sector by O_DIRECT from a page shared with a child; parent and child store",
-		Group:  ReverseRace,
-		Lines:  "4107-4275",
+// shared with a child; the parent stores, and so does the child.
+func writeShared(form reverseForm) *Workload {
+	name := [...]string{"write_shared", "write_store", "write_inflight"}[form]
+	title := [...]string{
+		"one thread writes a sector by O_DIRECT from a page shared with a child; parent and child store",
+		"the parent submits a sector to be written by O_DIRECT from a page shared with a child, and stores; so does the child",
+		"a sector is being written by O_DIRECT from a page shared with a child when parent and child store",
+	}[form]
+	actors := 2
+	if form == writerApart {
+		actors = 3
+	}
+	return &Workload{
+		Name: name, Title: title, Group: ReverseRace, Lines: "4107-4275",
 		Needs:  mm.Reverse,
-		Memory: func(Values) uint64 { return 2 << 20 },
-		CPUs:   3, SmallCPUs: 3,
+		Memory: raceMemory,
+		CPUs:   actors + 1, SmallCPUs: actors + 1, Tune: interruptApart(actors),
 		Latency:   blk.FastDevice,
 		DiskBytes: func(Values) int64 { return x86.SectorSize },
 		Writes:    true,
@@ -170,10 +198,6 @@ func writeShared(inflight bool) *Workload {
 			}
 			buf := t.MustMmap(x86.PageSize)
 			t.Store64(buf, 0)
-			actors := 3
-			if inflight {
-				actors = 2
-			}
 			c := newCourse(t, r, actors)
 			pid, err := t.Fork(func(t *kernel.Thread) {
 				c.begin(t)
@@ -184,24 +208,17 @@ func writeShared(inflight bool) *Workload {
 			if r.failed(err, "fork") {
 				return
 			}
-			var finish func()
-			if inflight {
-				finish = r.submitWrite(t, fd, buf)
-			} else {
-				writer := t.Go("writer", func(t *kernel.Thread) {
-					c.begin(t)
-					n, err := t.Pwrite(fd, buf, x86.SectorSize, 0)
-					if !r.failed(err, "write") && n != x86.SectorSize {
-						r.broken("write: short")
-					}
-					c.through(t, 2)
-				})
-				finish = func() { r.failed(t.Join(writer), "join") }
+			submit, finish := writeOf(t, r, c, form, fd, buf)
+			if form != writeFirst {
+				submit(t)
 			}
 			c.begin(t)
+			if form == writeFirst {
+				submit(t)
+			}
 			t.Store8(buf, 0x11)
 			c.end(t, func() {})
-			finish()
+			finish(t)
 			_, _, err = t.Wait(pid)
 			r.failed(err, "wait")
 			r.failed(t.Close(fd), "close")
@@ -212,25 +229,32 @@ func writeShared(inflight bool) *Workload {
 			}
 		},
 	}
-	if inflight {
-		w.Name = "write_inflight"
-		w.Title = "a sector is being written by O_DIRECT from a page shared with a child when parent and child store"
-		w.CPUs, w.SmallCPUs = 2, 2
-	}
-	return w
 }
 
-// submitWrite submits the write of a sector and returns what waits for it.
-func (r *Run) submitWrite(t *kernel.Thread, fd int, buf uint64) (finish func()) {
+// writeOf returns what begins the write of a sector and what waits for it. A writer apart
+// is begun as a thread.
+func writeOf(t *kernel.Thread, r *Run, c *course, form reverseForm, fd int, buf uint64) (submit, finish func(t *kernel.Thread)) {
+	if form == writerApart {
+		var writer *kernel.Thread
+		submit = func(t *kernel.Thread) {
+			writer = t.Go("writer", func(t *kernel.Thread) {
+				c.begin(t)
+				n, err := t.Pwrite(fd, buf, x86.SectorSize, 0)
+				if !r.failed(err, "write") && n != x86.SectorSize {
+					r.broken("write: short")
+				}
+				c.through(t, 2)
+			})
+		}
+		return submit, func(t *kernel.Thread) { r.failed(t.Join(writer), "join") }
+	}
 	ctx, err := t.IoSetup(1)
-	if r.failed(err, "io_setup") {
-		return func() {}
+	r.failed(err, "io_setup")
+	submit = func(t *kernel.Thread) {
+		_, err := t.IoSubmit(ctx, []kernel.IOCB{{Op: kernel.IOCBCmdPwrite, FD: fd, Buf: buf, Len: x86.SectorSize, Off: 0}})
+		r.failed(err, "io_submit")
 	}
-	_, err = t.IoSubmit(ctx, []kernel.IOCB{{Op: kernel.IOCBCmdPwrite, FD: fd, Buf: buf, Len: x86.SectorSize, Off: 0}})
-	if r.failed(err, "io_submit") {
-		return func() {}
-	}
-	return func() {
+	return submit, func(t *kernel.Thread) {
 		ev, err := t.IoGetevents(ctx, 1, 1, -1)
 		if !r.failed(err, "io_getevents") && (len(ev) != 1 || ev[0].Res != x86.SectorSize) {
 			r.broken("io_getevents: short or failed write")
