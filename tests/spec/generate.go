@@ -32,19 +32,20 @@ var sites = []string{
 // generator makes a program. Threads get operations of which most make sense at their place;
 // what does not is the model's business.
 type generator struct {
-	rng     *rand.Rand
-	next    int // the next value to store: each is stored once
-	regs    int
-	disk    int64 // sectors
-	swap    bool
-	fails   bool
-	maps    []*memory
-	threads []*thread
-	device  *thread
-	pins    int
-	pipes   int
-	meets   int
-	events  int
+	rng      *rand.Rand
+	next     int // the next value to store: each is stored once
+	regs     int
+	disk     int64 // sectors
+	swap     bool
+	fails    bool
+	maps     []*memory
+	threads  []*thread
+	device   *thread
+	pins     int
+	pipes    int
+	meets    int
+	hasChild bool
+	events   int
 }
 
 // memory is a mapping.
@@ -123,7 +124,10 @@ func (g *generator) program(seed uint64) string {
 	for _, t := range g.threads {
 		t.left = 1 + g.n(5)
 	}
-	if g.chance(88) {
+	switch {
+	case g.chance(50):
+		g.weave()
+	case g.chance(88):
 		g.fork()
 	}
 	// In turn, so that what one does can build on what the other has done.
@@ -155,10 +159,8 @@ func (g *generator) fork() {
 	for range g.n(3) {
 		g.op(by)
 	}
-	c := &thread{name: "C", role: " child", proc: "C", maps: by.maps, child: true, left: g.n(4)}
-	by.add("%sfork C", g.result())
-	by.forked = true
-	g.threads = append(g.threads, c)
+	g.born(by, g.n(4))
+	c := g.threads[len(g.threads)-1]
 	if g.chance(10) {
 		g.threads = append(g.threads, &thread{name: "T", role: " in C", proc: "C", maps: by.maps, left: 1 + g.n(2)})
 	}

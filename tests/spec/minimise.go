@@ -86,6 +86,11 @@ func simpler(s *scenarios.Scenario) []func(*scenarios.Scenario) {
 	for i := range s.Fails {
 		out = append(out, func(c *scenarios.Scenario) { c.Fails = slices.Delete(c.Fails, i, i+1) })
 	}
+	for i, p := range s.Pipes {
+		if !strings.Contains(table(s), " "+p.Text+" ") {
+			out = append(out, func(c *scenarios.Scenario) { c.Pipes = slices.Delete(c.Pipes, i, i+1) })
+		}
+	}
 	if s.Machine.Swap != 0 {
 		out = append(out, func(c *scenarios.Scenario) { c.Machine.Swap = 0 })
 	}
