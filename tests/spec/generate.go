@@ -25,8 +25,9 @@ func Name(seed uint64) string { return fmt.Sprintf("spec-%d", seed) }
 
 // sites are allocations that can fail while the threads run.
 var sites = []string{
-	"any", "any", "any", "do_wp_page", "do_anonymous_page", "anon_vma", "vm_area_struct", "mm_struct", "dio", "kiocb",
-	"driver_pages", "add_to_swap_cache", "get_swap_page", "pgd_alloc", "pte_alloc_one", "pid",
+	"any", "any", "any", "any", "fork_pre_cow", "fork_pre_cow", "fork_pre_cow", "do_wp_page", "do_wp_page", "do_anonymous_page", "anon_vma",
+	"vm_area_struct", "mm_struct", "dio", "kiocb", "driver_pages", "add_to_swap_cache", "get_swap_page", "pgd_alloc", "madv_dontcow", "zero_page",
+	"sentry_pin_copy", "ksm_fork", "vm_nocow",
 }
 
 // generator makes a program. Threads get operations of which most make sense at their place;

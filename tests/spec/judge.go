@@ -160,10 +160,12 @@ func (m *Model) classify(f *Finding, t *Term, got byte, known bool) {
 		f.Verdict, f.Needs = StaleWrite, needs
 	case t.Kind == Disk:
 		f.Verdict = LeakToDisk
+		f.Needs |= m.written(got, known)
 	case t.Kind == Device && old, t.Kind == Pipe && old:
 		f.Verdict, f.Needs = StalePin, mm.Nobody
 	case t.Kind == Device, t.Kind == Pipe:
 		f.Verdict = LeakToChild
+		f.Needs |= m.written(got, known)
 	case known && m.origin[got].device && t.proc != "" && !m.arrives(got, t.proc):
 		// What a device wrote for another process. The child may have inherited it; that it is
 		// there now, in the place of something newer, is the device's doing.
@@ -179,6 +181,16 @@ func (m *Model) classify(f *Finding, t *Term, got byte, known bool) {
 	default:
 		f.Verdict, f.Needs = Shared, 0
 	}
+}
+
+// written returns what must be promised so that a value is not where it does not belong, if a
+// device has written it: the transfer that shows it may have done no wrong.
+func (m *Model) written(v byte, known bool) mm.Guarantee {
+	if !known || !m.origin[v].device {
+		return 0
+	}
+	g, _ := m.delivered(only(v))
+	return g
 }
 
 // leaks returns what must be promised of all transfers together, if one is read back.
