@@ -66,6 +66,7 @@ func (p DirectedCOW) WP(f *mm.Fault) mm.WPNext {
 		return mm.WPRetry
 	}
 	s, pg := f.MM.Sys, f.Page
+	s.Pages.Get(f.T, pg) // direct drops the ptl, and the process may give the page up: it must not be freed locked
 	next := mm.WPCopyPage
 	if s.ReuseSwapPage(f.T, pg) {
 		next = mm.WPReuse
@@ -73,6 +74,7 @@ func (p DirectedCOW) WP(f *mm.Fault) mm.WPNext {
 		next = p.direct(f)
 	}
 	s.Pages.UnlockPage(f.T, pg)
+	s.Pages.Put(f.T, pg)
 	return next
 }
 
@@ -83,11 +85,9 @@ func (p DirectedCOW) WP(f *mm.Fault) mm.WPNext {
 func (DirectedCOW) direct(f *mm.Fault) mm.WPNext {
 	t, s, old := f.T, f.MM.Sys, f.Page
 	pages := s.Pages
-	pages.Get(t, old)
 	f.Unlock()
 	fresh := s.AllocUserPage(t, "directed_cow")
 	if fresh == nil {
-		pages.Put(t, old)
 		f.Lock()
 		return mm.WPCopyPage // which will not get one either
 	}
@@ -105,7 +105,6 @@ func (DirectedCOW) direct(f *mm.Fault) mm.WPNext {
 	pages.Put(t, fresh)
 	t.C.Trace.Add(trace.EmuPolicyOverrides, uint64(moved))
 	f.Lock()
-	pages.Put(t, old)
 	switch {
 	case !f.Same():
 		return mm.WPRetry

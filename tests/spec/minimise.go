@@ -100,11 +100,6 @@ func simpler(s *scenarios.Scenario) []func(*scenarios.Scenario) {
 			c.Inits = slices.DeleteFunc(c.Inits, func(in scenarios.Init) bool { return in.Place.Name == "disk" })
 		})
 	}
-	for i, in := range s.Inits {
-		if in.Place.Name == "disk" {
-			out = append(out, func(c *scenarios.Scenario) { c.Inits = slices.Delete(c.Inits, i, i+1) })
-		}
-	}
 	for i, col := range s.Columns {
 		for r, op := range col.Rows {
 			if op == nil {
