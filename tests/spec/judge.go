@@ -157,7 +157,7 @@ func (m *Model) classify(f *Finding, t *Term, got byte, known bool) {
 	case t.Kind == Disk && (old || m.ownedBy(got, t)):
 		// An older value: the transfer did not write what was in memory. If a device had put
 		// that there, memory may have lost it before.
-		f.Verdict, f.Needs = StaleWrite, needs
+		f.Verdict, f.Needs = StaleWrite, needs|m.written(got, known)
 	case t.Kind == Disk:
 		f.Verdict = LeakToDisk
 		f.Needs |= m.written(got, known)
@@ -187,7 +187,7 @@ func (m *Model) classify(f *Finding, t *Term, got byte, known bool) {
 // written returns what must be promised so that a value is not where it does not belong, if a
 // device has written it: the transfer that shows it may have done no wrong.
 func (m *Model) written(v byte, known bool) mm.Guarantee {
-	if !known || !m.origin[v].device {
+	if !known || v != 0 && !m.origin[v].device {
 		return 0
 	}
 	g, _ := m.delivered(only(v))
