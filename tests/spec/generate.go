@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 
 	"github.com/cowlab/cowlab/tests/scenarios"
@@ -22,6 +23,16 @@ func Generate(seed uint64) (*scenarios.Scenario, error) {
 
 // Name is what the program of a seed is called.
 func Name(seed uint64) string { return fmt.Sprintf("spec-%d", seed) }
+
+// Seed returns the seed of the program that is called so, if there can be one.
+func Seed(name string) (seed uint64, ok bool) {
+	text, ok := strings.CutPrefix(name, "spec-")
+	if !ok {
+		return 0, false
+	}
+	seed, err := strconv.ParseUint(text, 10, 64)
+	return seed, err == nil && Name(seed) == name
+}
 
 // sites are allocations that can fail while the threads run.
 var sites = []string{
