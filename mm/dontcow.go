@@ -7,10 +7,10 @@ import (
 )
 
 // copyDontCOW is copyPTERange for a VMA with VMDontCOW: see MadvDontCOW. The child gets
-// a copy of every anonymous page, so nothing is shared, and a device that has a
+// a copy of every anonymous page that is in memory, so nothing of it is shared, and a device that has a
 // page of the parent's pinned goes on with the page that the parent goes on with. The
 // program has said so; nobody is asked who holds references, and the policy's hooks for
-// the copying of ptes are not called.
+// the copying of ptes are not called, but for that of swap entries, which are shared.
 //
 // Each page's copy is one instant of what CPUs store: the entry loses its write
 // permission, is flushed, and gets it back when the copy is made. mmap_sem is held for
@@ -48,7 +48,12 @@ func (s *System) copyDontCOWPTE(f *Fork) (again bool, err error) {
 	case f.PTE.None():
 		return false, nil
 	case !f.PTE.Present():
+		// A page that is not there cannot be copied: the entry is shared, as in any fork, and
+		// a policy that keeps something in it is asked.
 		s.copySwapPTE(f, f.PTE)
+		if s.hooks&HookForkSwap != 0 {
+			s.policy.ForkSwap(f)
+		}
 		f.DstPTE.Set(c, f.PTE)
 		return false, nil
 	}

@@ -11,14 +11,15 @@ import (
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/scenarios"
+	"github.com/cowlab/cowlab/tests/spec"
 )
 
 func runLitmus(e *env, args []string) error {
 	fs := newFlags(e, "litmus", "FILE|NAME... [flags]", `Run scenarios under every policy, over many schedules, and print the final states as
 litmus tests do: how often each was seen, "*>" before those in which the condition holds.
 
-A scenario is a shipped one's name (-list shows them), a file that ends in `+scenarios.Suffix+`, or
-"all" for all that ship. "go doc ./tests/scenarios" explains the format.
+A scenario is a shipped one's name (-list shows them), a file that ends in `+scenarios.Suffix+`, a
+random program's name (spec-17 is that of seed 17), or "all" for all that ship. "go doc ./tests/scenarios" explains the format.
 
 Exit code 1 if a policy does not do what the scenario expects of it; where it expects
 nothing of a policy, if the condition is not true.`,
@@ -219,6 +220,13 @@ func findScenario(name string) (*scenarios.Scenario, error) {
 			return nil, usagef("%v", err)
 		}
 		return s, nil
+	}
+	if seed, ok := spec.Seed(name); ok {
+		p, err := spec.Random(seed)
+		if err != nil {
+			return nil, err
+		}
+		return p.Scenario(), nil
 	}
 	names := scenarios.Names()
 	for _, n := range names {

@@ -13,6 +13,7 @@ import (
 	"github.com/cowlab/cowlab/tests/claims"
 	"github.com/cowlab/cowlab/tests/matrix"
 	"github.com/cowlab/cowlab/tests/scenarios"
+	"github.com/cowlab/cowlab/tests/spec"
 	"github.com/cowlab/cowlab/tests/workload"
 )
 
@@ -107,7 +108,7 @@ func (e *env) findVariant(name string) (mm.Policy, error) {
 // resolveScenario looks up a scenario that a token names.
 func (e *env) resolveScenario(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 	file := strings.HasSuffix(tok.Target, scenarios.Suffix)
-	if !file && !slices.Contains(scenarios.Names(), tok.Target) {
+	if _, random := spec.Seed(tok.Target); !file && !random && !slices.Contains(scenarios.Names(), tok.Target) {
 		_, err := findWorkload(tok.Target)
 		return nil, usagef("token: %v", err)
 	}

@@ -66,6 +66,7 @@ func (p DirectedCOW) WP(f *mm.Fault) mm.WPNext {
 		return mm.WPRetry
 	}
 	s, pg := f.MM.Sys, f.Page
+	s.Pages.Get(f.T, pg) // direct drops the ptl, and the process may give the page up: it must not be freed locked
 	next := mm.WPCopyPage
 	if s.ReuseSwapPage(f.T, pg) {
 		next = mm.WPReuse
@@ -73,36 +74,37 @@ func (p DirectedCOW) WP(f *mm.Fault) mm.WPNext {
 		next = p.direct(f)
 	}
 	s.Pages.UnlockPage(f.T, pg)
+	s.Pages.Put(f.T, pg)
 	return next
 }
 
 // direct gives everybody else a copy. The page is locked, which keeps reclaim and the
 // owner's other threads away; every entry that maps it is read-only, so the copy is one
-// instant of what processes stored. The ptl is held before and after.
+// instant of what processes stored. The copy is locked until all have it: who has it alone for
+// a moment must not find that out and store to it. The ptl is held before and after.
 func (DirectedCOW) direct(f *mm.Fault) mm.WPNext {
 	t, s, old := f.T, f.MM.Sys, f.Page
 	pages := s.Pages
-	pages.Get(t, old)
 	f.Unlock()
 	fresh := s.AllocUserPage(t, "directed_cow")
 	if fresh == nil {
-		pages.Put(t, old)
 		f.Lock()
 		return mm.WPCopyPage // which will not get one either
 	}
 	s.CowUserPage(t, fresh, old)
 	fresh.PokeSet(page.Uptodate)
+	pages.LockPageNew(t, fresh)
 	moved := 0
 	s.RmapWalk(t, old, func(v *mm.VMA, addr uint64) bool {
-		if v.MM != f.MM && moveMapping(t, v, addr, old, fresh, moved == 0) {
+		if v.MM != f.MM && moveMapping(f, v, addr, fresh, moved == 0) {
 			moved++
 		}
 		return true
 	})
+	pages.UnlockPage(t, fresh)
 	pages.Put(t, fresh)
 	t.C.Trace.Add(trace.EmuPolicyOverrides, uint64(moved))
 	f.Lock()
-	pages.Put(t, old)
 	switch {
 	case !f.Same():
 		return mm.WPRetry
@@ -112,15 +114,17 @@ func (DirectedCOW) direct(f *mm.Fault) mm.WPNext {
 	return mm.WPCopyPage
 }
 
-// moveMapping has the entry for addr of v map fresh instead of old, if it maps old.
-func moveMapping(t *sched.Task, v *mm.VMA, addr uint64, old, fresh *page.Page, first bool) bool {
-	s := v.MM.Sys
+// moveMapping has the entry for addr of v map fresh instead of the page of the fault, if it maps
+// that. It does not if the page has got another owner meanwhile (one_read_pin), who has
+// pinned it and would be left with a page that it does not map.
+func moveMapping(f *mm.Fault, v *mm.VMA, addr uint64, fresh *page.Page, first bool) bool {
+	t, s, old := f.T, v.MM.Sys, f.Page
 	pages := s.Pages
 	ref, ptl, ok := v.MM.LockPTE(t, addr)
 	if !ok {
 		return false
 	}
-	if e := ref.Load(t.C); !e.Present() || e.PFN() != pages.PFN(old) {
+	if e := ref.Load(t.C); !e.Present() || e.PFN() != pages.PFN(old) || firstOwner(old) != f.MM.ID {
 		ptl.Unlock(t)
 		return false
 	}

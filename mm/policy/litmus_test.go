@@ -48,3 +48,47 @@ func TestScenariosSeeMutants(t *testing.T) {
 		})
 	}
 }
+
+// TestMmapSemIsHeldByDirectIOOnly pins that the row without the deadlock takes mmap_sem in
+// gup-fast's slow half for drivers, whatever they call their pins: without it the look-up runs
+// beside mremap, and a page is mapped where rmap does not look.
+func TestMmapSemIsHeldByDirectIOOnly(t *testing.T) {
+	s, err := scenarios.Parse("driver", `cowlab driver
+"a driver pins while another thread moves the memory"
+map A 1 page private
+init A = 1
+P0                                   | P1       ;
+r = pin h A[0:512] write fast pin    | mremap A ;
+never bug`)
+	require.NoError(t, err)
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	o, err := s.Observe(context.Background(), policy.Lookup("mmap_sem_dio_fixed"), hosts, scenarios.Strategy{Schedules: 60, Seed: 1})
+	require.NoError(t, err)
+	assert.Equal(t, "Never", o.Observation, "%v", o.States)
+}
+
+// TestDontCOWSharesSwapEntries pins that a fork of MADV_DONTCOW memory asks the policy about swap
+// entries: it shares them as any fork does, and an entry that says "exclusive" in two
+// processes makes one page exclusive twice.
+func TestDontCOWSharesSwapEntries(t *testing.T) {
+	s, err := scenarios.Parse("dontcow-swapped", `cowlab dontcow-swapped
+"memory with MADV_DONTCOW is swapped out, forked and stored to"
+machine swap=64K
+map A 1 page private
+init A = 1
+P0                | C child ;
+madvise A dontcow |         ;
+s = swapout A     |         ;
+fork C            |         ;
+A[512] = 19       |         ;
+never bug \/ C:A[512] != 1`)
+	require.NoError(t, err)
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	for _, name := range []string{"stock", "anon_exclusive"} {
+		o, err := s.Observe(context.Background(), policy.Lookup(name), hosts, scenarios.Strategy{Schedules: 20, Seed: 1})
+		require.NoError(t, err)
+		assert.Equal(t, "Never", o.Observation, "%s: %v", name, o.States)
+	}
+}

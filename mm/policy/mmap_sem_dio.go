@@ -74,11 +74,14 @@ func (p MmapSemDIO) PinSubmitted(t *sched.Task, u *mm.PinUser) {
 	}
 }
 
-// DirectIOPin implements fs.DirectIOPinner: the kind of its references tells the look-ups
-// of direct I/O from others.
-func (MmapSemDIO) DirectIOPin() mm.PinKind { return mm.PinPin }
+// underSem is the kind of direct I/O's references: it tells its look-ups from all others,
+// those of drivers that use FOLL_PIN among them.
+const underSem = mm.PinLongterm + 1
+
+// DirectIOPin implements fs.DirectIOPinner.
+func (MmapSemDIO) DirectIOPin() mm.PinKind { return underSem }
 
 // HoldsMmapSem implements mm.MmapSemHolder.
 func (p MmapSemDIO) HoldsMmapSem(kind mm.PinKind) bool {
-	return p.Fixed && !p.noSem && kind == mm.PinPin
+	return p.Fixed && !p.noSem && kind == underSem
 }

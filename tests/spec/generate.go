@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 
 	"github.com/cowlab/cowlab/tests/scenarios"
@@ -23,28 +24,40 @@ func Generate(seed uint64) (*scenarios.Scenario, error) {
 // Name is what the program of a seed is called.
 func Name(seed uint64) string { return fmt.Sprintf("spec-%d", seed) }
 
+// Seed returns the seed of the program that is called so, if there can be one.
+func Seed(name string) (seed uint64, ok bool) {
+	text, ok := strings.CutPrefix(name, "spec-")
+	if !ok {
+		return 0, false
+	}
+	seed, err := strconv.ParseUint(text, 10, 64)
+	return seed, err == nil && Name(seed) == name
+}
+
 // sites are allocations that can fail while the threads run.
 var sites = []string{
-	"any", "any", "any", "do_wp_page", "do_anonymous_page", "anon_vma", "vm_area_struct", "mm_struct", "dio", "kiocb",
-	"driver_pages", "add_to_swap_cache", "get_swap_page", "pgd_alloc", "pte_alloc_one", "pid",
+	"any", "any", "any", "any", "fork_pre_cow", "fork_pre_cow", "fork_pre_cow", "do_wp_page", "do_wp_page", "do_anonymous_page", "anon_vma",
+	"vm_area_struct", "mm_struct", "dio", "kiocb", "driver_pages", "add_to_swap_cache", "get_swap_page", "pgd_alloc", "madv_dontcow", "zero_page",
+	"sentry_pin_copy", "ksm_fork", "vm_nocow",
 }
 
 // generator makes a program. Threads get operations of which most make sense at their place;
 // what does not is the model's business.
 type generator struct {
-	rng     *rand.Rand
-	next    int // the next value to store: each is stored once
-	regs    int
-	disk    int64 // sectors
-	swap    bool
-	fails   bool
-	maps    []*memory
-	threads []*thread
-	device  *thread
-	pins    int
-	pipes   int
-	meets   int
-	events  int
+	rng      *rand.Rand
+	next     int // the next value to store: each is stored once
+	regs     int
+	disk     int64 // sectors
+	swap     bool
+	fails    bool
+	maps     []*memory
+	threads  []*thread
+	device   *thread
+	pins     int
+	pipes    int
+	meets    int
+	hasChild bool
+	events   int
 }
 
 // memory is a mapping.
@@ -123,7 +136,10 @@ func (g *generator) program(seed uint64) string {
 	for _, t := range g.threads {
 		t.left = 1 + g.n(5)
 	}
-	if g.chance(88) {
+	switch {
+	case g.chance(50):
+		g.weave()
+	case g.chance(88):
 		g.fork()
 	}
 	// In turn, so that what one does can build on what the other has done.
@@ -155,10 +171,8 @@ func (g *generator) fork() {
 	for range g.n(3) {
 		g.op(by)
 	}
-	c := &thread{name: "C", role: " child", proc: "C", maps: by.maps, child: true, left: g.n(4)}
-	by.add("%sfork C", g.result())
-	by.forked = true
-	g.threads = append(g.threads, c)
+	g.born(by, g.n(4))
+	c := g.threads[len(g.threads)-1]
 	if g.chance(10) {
 		g.threads = append(g.threads, &thread{name: "T", role: " in C", proc: "C", maps: by.maps, left: 1 + g.n(2)})
 	}

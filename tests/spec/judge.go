@@ -157,19 +157,22 @@ func (m *Model) classify(f *Finding, t *Term, got byte, known bool) {
 	case t.Kind == Disk && (old || m.ownedBy(got, t)):
 		// An older value: the transfer did not write what was in memory. If a device had put
 		// that there, memory may have lost it before.
-		f.Verdict, f.Needs = StaleWrite, needs
+		f.Verdict, f.Needs = StaleWrite, needs|m.written(got, known)
 	case t.Kind == Disk:
 		f.Verdict = LeakToDisk
+		f.Needs |= m.written(got, known)
 	case t.Kind == Device && old, t.Kind == Pipe && old:
 		f.Verdict, f.Needs = StalePin, mm.Nobody
 	case t.Kind == Device, t.Kind == Pipe:
 		f.Verdict = LeakToChild
-	case known && m.origin[got].device && t.proc != "" && !m.arrives(got, t.proc):
+		f.Needs |= m.written(got, known)
+	case known && m.brought(got, t.cell) && t.proc != "" && !m.arrives(got, t.proc):
 		// What a device wrote for another process. The child may have inherited it; that it is
 		// there now, in the place of something newer, is the device's doing.
 		f.Verdict = ChildChanged
 		f.Needs, _ = m.delivered(only(got))
-	case old && arrives && !stored:
+	case old && arrives:
+		// Either that is lost, or a store that races with it, and may come later.
 		f.Verdict, f.Needs = LostRead, needs
 	case old:
 		f.Verdict, f.Needs = LostStore, 0
@@ -179,6 +182,16 @@ func (m *Model) classify(f *Finding, t *Term, got byte, known bool) {
 	default:
 		f.Verdict, f.Needs = Shared, 0
 	}
+}
+
+// written returns what must be promised so that a value is not where it does not belong, if a
+// device has written it: the transfer that shows it may have done no wrong.
+func (m *Model) written(v byte, known bool) mm.Guarantee {
+	if !known || v != 0 && !m.origin[v].device {
+		return 0
+	}
+	g, _ := m.delivered(only(v))
+	return g
 }
 
 // leaks returns what must be promised of all transfers together, if one is read back.
@@ -201,6 +214,24 @@ func (m *Model) ownedBy(v byte, t *Term) bool {
 	return false
 }
 
+// brought reports whether a value comes from a device: it is one's own, or it is zero, of which there are
+// many, and nobody else has put one into this byte of memory.
+func (m *Model) brought(v byte, c cell) bool {
+	if v != 0 {
+		return m.origin[v].device
+	}
+	device := false
+	for _, w := range m.every {
+		if w.to.name == c.name && w.to.off == c.off && w.val.Has(0) {
+			if w.from == nil && !w.device {
+				return false
+			}
+			device = device || w.device
+		}
+	}
+	return device
+}
+
 // arrives reports whether a device writes a value into the memory of a process.
 func (m *Model) arrives(v byte, proc string) bool {
 	for _, w := range m.every {
@@ -215,7 +246,7 @@ func (m *Model) arrives(v byte, proc string) bool {
 // of the values is no device's.
 func (m *Model) delivered(vals Set) (g mm.Guarantee, ok bool) {
 	for _, v := range vals.Values() {
-		if !m.origin[v].device {
+		if v != 0 && !m.origin[v].device {
 			return 0, false
 		}
 		for _, w := range m.every {

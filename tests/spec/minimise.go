@@ -86,6 +86,11 @@ func simpler(s *scenarios.Scenario) []func(*scenarios.Scenario) {
 	for i := range s.Fails {
 		out = append(out, func(c *scenarios.Scenario) { c.Fails = slices.Delete(c.Fails, i, i+1) })
 	}
+	for i, p := range s.Pipes {
+		if !strings.Contains(table(s), " "+p.Text+" ") {
+			out = append(out, func(c *scenarios.Scenario) { c.Pipes = slices.Delete(c.Pipes, i, i+1) })
+		}
+	}
 	if s.Machine.Swap != 0 {
 		out = append(out, func(c *scenarios.Scenario) { c.Machine.Swap = 0 })
 	}
@@ -94,11 +99,6 @@ func simpler(s *scenarios.Scenario) []func(*scenarios.Scenario) {
 			c.Machine.Disk = 0
 			c.Inits = slices.DeleteFunc(c.Inits, func(in scenarios.Init) bool { return in.Place.Name == "disk" })
 		})
-	}
-	for i, in := range s.Inits {
-		if in.Place.Name == "disk" {
-			out = append(out, func(c *scenarios.Scenario) { c.Inits = slices.Delete(c.Inits, i, i+1) })
-		}
 	}
 	for i, col := range s.Columns {
 		for r, op := range col.Rows {

@@ -143,12 +143,7 @@ func TestShippedScenarios(t *testing.T) {
 	require.NoError(t, err)
 	modelled, terms := 0, 0
 	for _, s := range all {
-		text := strings.Split(s.With(func(c *scenarios.Scenario) { c.Show = nil }).Print(), "\nnever ")[0]
-		text = strings.Split(strings.Split(text, "\nsometimes ")[0], "\nalways ")[0]
-		plain, err := scenarios.Parse(s.Name, text+"\nnever bug\n")
-		require.NoError(t, err, s.Name)
-		p, err := NewProgram(plain)
-		require.NoError(t, err, s.Name)
+		p := bare(t, s)
 		if p.Model.Vague == "" {
 			modelled++
 			terms += len(p.Model.Terms)

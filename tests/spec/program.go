@@ -43,6 +43,9 @@ func NewProgram(s *scenarios.Scenario) (*Program, error) {
 	return p, nil
 }
 
+// Scenario returns the program as it runs: its states show all that the model knows.
+func (p *Program) Scenario() *scenarios.Scenario { return p.shown }
+
 // Random returns the program of a seed.
 func Random(seed uint64) (*Program, error) {
 	s, err := Generate(seed)

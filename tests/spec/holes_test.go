@@ -1,0 +1,95 @@
+package spec
+
+import (
+	"context"
+	"flag"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/explore"
+	"github.com/cowlab/cowlab/mm/policy"
+	"github.com/cowlab/cowlab/tests/matrix"
+	"github.com/cowlab/cowlab/tests/scenarios"
+)
+
+var rewrite = flag.Bool("rewrite", false, "record the drawings anew")
+
+// TestHoles: each hole that random programs found first, in its smallest program, is called
+// what docs/findings.md says, is Known, and is drawn in testdata in the schedule with the
+// fewest switches. Under a policy that has not got it, it is not there.
+func TestHoles(t *testing.T) {
+	if race {
+		t.Skip("searches of one goroutine; builds without the race detector run it")
+	}
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	for _, c := range []struct {
+		finding                      int
+		scenario, policy, safe, says string
+		schedules                    uint64
+	}{
+		{30, "mprotect-fork", "pg_gup", "pg_dontcow", "lost-read: P0:A[512] is 0x1, allowed 0x64", 20},
+		{31, "write-in-flight", "gup_cow_break", "wp_copy", "leak-to-disk: disk[0] is 0x7, allowed 0x1", 300},
+		{32, "whole-page-store", "dio_page_multiple", "directio_sem", "lost-read: P0:A[512] is 0x1, allowed 0xd0", 100},
+		{33, "given-up", "dio_range_lock_fixed", "directio_sem", "child-changed: C:A[0] is 0xd0, allowed 0x7", 300},
+		{34, "mmput-in-interrupt", "dio_range_lock_fixed", "", "bug: BUG: mmput of the last user of address space", 6000},
+	} {
+		s, err := scenarios.Lookup(c.scenario)
+		if err != nil {
+			s, err = scenarios.Load("testdata/" + c.scenario + scenarios.Suffix)
+		}
+		require.NoError(t, err)
+		p := bare(t, s)
+		target := p.Target(policy.Lookup(c.policy), hosts)
+		rep, err := explore.Search(context.Background(), *target, explore.Options{Schedules: c.schedules, Seed: 1, StopAtFirst: true, Bad: Broken})
+		require.NoError(t, err)
+		var bad *explore.Witness
+		for i, w := range rep.Witnesses {
+			if Broken(w.Verdict) {
+				bad = &rep.Witnesses[i]
+			}
+		}
+		require.NotNil(t, bad, "%s under %s: nothing in %d schedules", c.scenario, c.policy, rep.Schedules)
+		assert.Contains(t, bad.Detail, c.says, c.scenario)
+		assert.Equal(t, c.finding, Known(c.policy, bad.Verdict, kinds(s)), "%s: %s", c.scenario, bad.Verdict)
+		least, err := explore.Shrink(context.Background(), *target, bad.Spec, explore.ShrinkOptions{Runs: 300})
+		require.NoError(t, err)
+		drawing := matrix.Tell(target, least.Spec).Diagram(explore.DiagramOptions{Width: 120, MaxRows: 45})
+		file := "testdata/" + c.scenario + ".txt"
+		if *rewrite {
+			require.NoError(t, os.WriteFile(file, []byte(drawing), 0o644))
+		}
+		want, err := os.ReadFile(file)
+		require.NoError(t, err)
+		assert.Equal(t, string(want), drawing, "to record it anew: go test ./tests/spec -run TestHoles -rewrite")
+		if c.safe == "" {
+			continue
+		}
+		rep, err = explore.Search(context.Background(), *p.Target(policy.Lookup(c.safe), hosts), explore.Options{Schedules: min(c.schedules, 60), Seed: 1})
+		require.NoError(t, err)
+		for _, w := range rep.Witnesses {
+			assert.NotEqual(t, strings.TrimPrefix(w.Verdict, unpromised), strings.TrimPrefix(bad.Verdict, unpromised), "%s under %s", c.scenario, c.safe)
+		}
+	}
+}
+
+// bare is a scenario without its own question: the model asks.
+func bare(t *testing.T, s *scenarios.Scenario) *Program {
+	t.Helper()
+	c := s.With(func(c *scenarios.Scenario) { c.Show, c.Story, c.Search = nil, "", 0 })
+	require.NotNil(t, c, s.Name)
+	text := c.Print()
+	for _, q := range []string{"never", "sometimes", "always"} {
+		text, _, _ = strings.Cut(text, "\n"+q+" ")
+	}
+	plain, err := scenarios.Parse(s.Name, text+"\nnever bug\n")
+	require.NoError(t, err, s.Name)
+	p, err := NewProgram(plain)
+	require.NoError(t, err, s.Name)
+	return p
+}
