@@ -16,7 +16,7 @@ func TestFidelityNamesTheFunctions(t *testing.T) {
 	require.NoError(t, err)
 	list, err := os.ReadFile("testdata/linux_functions.txt")
 	require.NoError(t, err)
-	rows := map[string]bool{} // words in backquotes of the first column
+	rows := map[string]bool{}     // words in backquotes of the first column
 	table, states := false, false // within a table; it has a column for states
 	word := regexp.MustCompile(`[A-Za-z_0-9]+`)
 	checked := 0

@@ -17,7 +17,7 @@ func driverFork() *Workload {
 	return &Workload{
 		Name:   "driver_fork",
 		Title:  "one thread has a driver pin a page for its device to write while another forks and stores to the page",
-		Group:  "forward race",
+		Group:  ForwardRace,
 		Lines:  "376-402",
 		Needs:  mm.Forward | mm.OtherPins,
 		Memory: raceMemory,
@@ -66,7 +66,7 @@ func driverStore() *Workload {
 	return &Workload{
 		Name:   "driver_store",
 		Title:  "the parent has a driver pin a page shared with a child for its device to read, and stores; so does the child",
-		Group:  "reverse race",
+		Group:  ReverseRace,
 		Lines:  "4107-4275",
 		Needs:  mm.Reverse | mm.OtherPins,
 		Memory: raceMemory,
