@@ -467,10 +467,16 @@ func TestAllocationFailuresOfPolicies(t *testing.T) {
 			stock[site] = true
 		}
 	}
+	ran := func(name string) bool { // where the race detector looks on, some
+		return !policy.Race || slices.Contains([]string{"pg_gup", "vm_dontcow", "pg_dontcow", "anon_exclusive"}, name)
+	}
 	t.Run("rows", func(t *testing.T) {
 		for _, p := range policy.All() {
 			if p.Name() == "stock" {
 				continue // it has none: TestAllocationFailures
+			}
+			if !ran(p.Name()) {
+				continue
 			}
 			t.Run(p.Name(), func(t *testing.T) {
 				t.Parallel()
@@ -482,14 +488,14 @@ func TestAllocationFailuresOfPolicies(t *testing.T) {
 		}
 	})
 	sort.Strings(lines)
-	got := strings.Join(lines, "\n") + "\n"
 	const golden = "testdata/alloc_fail.txt"
 	if policy.Rewrite() {
-		require.NoError(t, os.WriteFile(golden, []byte(got), 0o644))
+		require.NoError(t, os.WriteFile(golden, []byte(strings.Join(lines, "\n")+"\n"), 0o644))
 	}
-	want, err := os.ReadFile(golden)
+	text, err := os.ReadFile(golden)
 	require.NoError(t, err)
-	assert.Equal(t, string(want), got)
+	want := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(text)), "\n"), func(line string) bool { return !ran(strings.Fields(line)[0]) })
+	assert.Equal(t, want, lines)
 }
 
 // failLines are a policy's lines of the record. Its own sites fail in other schedules too.
