@@ -28,12 +28,13 @@ type Param struct {
 // Values are a workload's parameters with their values.
 type Values map[string]int64
 
-// The parameters that every workload has: what else a search over schedules chooses. They are
-// of the machine and not of the program, so that a program without a word about them
-// has them too.
+// The parameters that every workload has: what else a search over schedules chooses, and
+// looks for. They are of the machine and not of the program, so that a program without a
+// word about them has them too.
 const (
-	tsoParam  = "tso"
-	failParam = "fail"
+	tsoParam   = "tso"
+	failParam  = "fail"
+	racesParam = "races"
 )
 
 // withMachine appends the parameters that every workload has.
@@ -43,7 +44,9 @@ func withMachine(ws []*Workload) []*Workload {
 			Param{Name: tsoParam, Max: 1,
 				Usage: "1: each CPU has a store buffer (x86-TSO), so that a missing barrier shows; free regime only"},
 			Param{Name: failParam, Max: 3, Amount: true,
-				Usage: "so many allocations of memory may fail, at any moment; free regime only"})
+				Usage: "so many allocations of memory may fail, at any moment; free regime only"},
+			Param{Name: racesParam, Max: 1,
+				Usage: "1: data races on the kernel's plain fields are looked for; not in the parallel regime"})
 	}
 	return ws
 }
