@@ -65,12 +65,18 @@ func TestFailAt(t *testing.T) {
 	}
 }
 
-// eager lets whatever is on offer happen as soon as it is.
-type eager struct{}
+// eager lets whatever is on offer happen as soon as it is, and counts the steps that say they
+// have used a failure up: two allocations that race for one do not commute.
+type eager struct{ met *int }
 
 func (eager) Begin(int) {}
 
-func (eager) Pick(ch *sched.Choice) int {
+func (e eager) Pick(ch *sched.Choice) int {
+	for _, t := range ch.Foot.Touches {
+		if t.Obj.Class() == x86.ClassInject && t.How == x86.AccWrite {
+			*e.met++
+		}
+	}
 	for i := range ch.Enabled {
 		if ch.Enabled[i].Op == x86.OpFail {
 			return i
@@ -87,13 +93,15 @@ func TestFailEvents(t *testing.T) {
 		site string
 		mmap []error
 		pipe error
+		met  int
 	}{
-		{1, "vm_area_struct", []error{unix.ENOMEM, nil}, nil},
-		{2, "vm_area_struct", []error{unix.ENOMEM, unix.ENOMEM}, nil},
-		{1, "pipe_inode_info", []error{nil, nil}, unix.ENFILE},
-		{1, "no_such_site", []error{nil, nil}, nil},
+		{1, "vm_area_struct", []error{unix.ENOMEM, nil}, nil, 1},
+		{2, "vm_area_struct", []error{unix.ENOMEM, unix.ENOMEM}, nil, 2},
+		{1, "pipe_inode_info", []error{nil, nil}, unix.ENFILE, 1},
+		{1, "no_such_site", []error{nil, nil}, nil, 0},
 	} {
-		m := boot(t, Options{CPUs: 1, Regime: sched.Free, NoStack: true, Strategy: eager{}, FailEvents: c.n, FailSite: c.site})
+		met := 0
+		m := boot(t, Options{CPUs: 1, Regime: sched.Free, NoStack: true, Strategy: eager{&met}, FailEvents: c.n, FailSite: c.site})
 		var got []error
 		var pipe error
 		out := m.Run(func(th *Thread) {
@@ -106,6 +114,7 @@ func TestFailEvents(t *testing.T) {
 		require.NoError(t, out.Err())
 		assert.Equal(t, c.mmap, got, "%+v", c)
 		assert.Equal(t, c.pipe, pipe, "%+v", c)
+		assert.Equal(t, c.met, met, "%+v", c)
 		atRest(t, m)
 	}
 	for _, c := range []struct {

@@ -6,6 +6,8 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+
+	"github.com/cowlab/cowlab/kernel/sched"
 )
 
 // Param is a parameter of a workload: a flag of the command, a field of a token.
@@ -49,6 +51,19 @@ func withMachine(ws []*Workload) []*Workload {
 				Usage: "1: data races on the kernel's plain fields are looked for; not in the parallel regime"})
 	}
 	return ws
+}
+
+// CheckRegime reports the first value that makes no sense in a regime.
+func (w *Workload) CheckRegime(v Values, regime sched.Regime) error {
+	for _, p := range []string{tsoParam, failParam} {
+		if x := v[p]; x != 0 && regime != sched.Free {
+			return fmt.Errorf("%s: %s=%d is for searches, in the free regime; this is the %v one", w.Name, p, x, regime)
+		}
+	}
+	if x := v[racesParam]; x != 0 && regime == sched.Parallel {
+		return fmt.Errorf("%s: %s=%d is for the deterministic regimes; Go's race detector knows the parallel one", w.Name, racesParam, x)
+	}
+	return nil
 }
 
 // Int returns a value as an int.

@@ -363,16 +363,11 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 	if o.StepLimit == 0 && o.Regime == sched.Free {
 		o.StepLimit = 200_000
 	}
+	if err := w.CheckRegime(o.Values, o.Regime); err != nil {
+		return nil, kernel.Options{}, err
+	}
 	o.TSO = o.TSO || o.Values[tsoParam] != 0
 	o.CheckRaces = o.CheckRaces || o.Values[racesParam] != 0
-	if o.CheckRaces && o.Regime == sched.Parallel {
-		return nil, kernel.Options{}, fmt.Errorf("%s: %s=1 is for the deterministic regimes; Go's race detector knows the parallel one", w.Name, racesParam)
-	}
-	for _, p := range []string{tsoParam, failParam} {
-		if x := o.Values[p]; x != 0 && o.Regime != sched.Free {
-			return nil, kernel.Options{}, fmt.Errorf("%s: %s=%d is for searches, in the free regime; this is the %v one", w.Name, p, x, o.Regime)
-		}
-	}
 	r := &Run{Values: o.Values, Disk: diskPath, w: w}
 	if o.Strategy != nil {
 		r.gate = explore.NewGate(o.Strategy)
