@@ -155,4 +155,8 @@
 // That is not worth a second way to come to the same state. To go back to a moment behind the
 // set-up would save more, if it could be done: what a program's threads have done by then is
 // on their Go stacks, which cannot be set back.
+//
+// Memory does not grow with the number of schedules beyond the [MaxStates] final states that a
+// search tells apart: the command had at most 27.8 MB resident in 15,000 schedules of forkscrew and
+// 43.6 MB in 545,000 (/usr/bin/time -v cowlab explore forkscrew -schedules 1000000 -duration 4m).
 package explore
