@@ -7,7 +7,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/fs"
+	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
 )
 
@@ -60,5 +62,70 @@ func TestFailAt(t *testing.T) {
 		assert.NotContains(t, names, "")
 		assert.Equal(t, 1, calls["kioctx"])
 		atRest(t, m)
+	}
+}
+
+// eager lets whatever is on offer happen as soon as it is, and counts the steps that say they
+// have used a failure up: two allocations that race for one do not commute.
+type eager struct{ met *int }
+
+func (eager) Begin(int) {}
+
+func (e eager) Pick(ch *sched.Choice) int {
+	for _, t := range ch.Foot.Touches {
+		if t.Obj.Class() == x86.ClassInject && t.How == x86.AccWrite {
+			*e.met++
+		}
+	}
+	for i := range ch.Enabled {
+		if ch.Enabled[i].Op == x86.OpFail {
+			return i
+		}
+	}
+	return explore.Default(ch)
+}
+
+// What a search makes fail is the next allocation, of any site or of the one named; each
+// failure is met once.
+func TestFailEvents(t *testing.T) {
+	for _, c := range []struct {
+		n    int
+		site string
+		mmap []error
+		pipe error
+		met  int
+	}{
+		{1, "vm_area_struct", []error{unix.ENOMEM, nil}, nil, 1},
+		{2, "vm_area_struct", []error{unix.ENOMEM, unix.ENOMEM}, nil, 2},
+		{1, "pipe_inode_info", []error{nil, nil}, unix.ENFILE, 1},
+		{1, "no_such_site", []error{nil, nil}, nil, 0},
+	} {
+		met := 0
+		m := boot(t, Options{CPUs: 1, Regime: sched.Free, NoStack: true, Strategy: eager{&met}, FailEvents: c.n, FailSite: c.site})
+		var got []error
+		var pipe error
+		out := m.Run(func(th *Thread) {
+			for range 2 {
+				_, err := th.MmapAnon(4096)
+				got = append(got, err)
+			}
+			_, _, pipe = th.Pipe()
+		})
+		require.NoError(t, out.Err())
+		assert.Equal(t, c.mmap, got, "%+v", c)
+		assert.Equal(t, c.pipe, pipe, "%+v", c)
+		assert.Equal(t, c.met, met, "%+v", c)
+		atRest(t, m)
+	}
+	for _, c := range []struct {
+		o   Options
+		err string
+	}{
+		{Options{FailEvents: 1}, "FailEvents only makes sense in the free regime"},
+		{Options{FailEvents: -1, Regime: sched.Free}, "FailEvents is -1, must be 0 to"},
+		{Options{FailSite: "x", Regime: sched.Free}, "no failure is asked for"},
+	} {
+		_, err := Boot(c.o)
+		assert.ErrorContains(t, err, c.err)
 	}
 }

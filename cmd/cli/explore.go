@@ -31,15 +31,20 @@ The last two end by themselves if they can, and say so: "exhaustive". The worklo
 read_fork and write_shared, which are not in the table, are the two races in as few
 steps as possible.
 
-A workload's parameters are flags: cowlab explore WORKLOAD -h shows them. Two of them all
-have, which give the search more to choose: -tso 1 gives each CPU a store buffer, and with
--fail 1 an allocation of memory may fail at any moment.`,
+A workload's parameters are flags: cowlab explore WORKLOAD -h shows them. Three of them all
+have: -tso 1 gives each CPU a store buffer, so that the search also chooses when stores
+become visible; with -fail 1 an allocation of memory may fail at any moment; and -races 1
+looks for data races of the kernel in each schedule, which takes half as long again.`,
 		"cowlab explore forkscrew -schedules 20000",
 		"cowlab explore read_fork -policy pg_gup -strategy dpor",
 		"cowlab explore pin_fork -strategy dfs -preemptions 1 -format json",
 		"cowlab explore pin_fork -policy pg_gup -fail 1",
 		"cowlab explore read_fork -strategy dpor -tso 1")
 	w := mentioned(args)
+	if w == nil && len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		_, err := findWorkload(args[0]) // before its parameters are called unknown flags
+		return err
+	}
 	vals := defineParams(fs, w, true)
 	policy := fs.String("policy", "stock", "`name` of the policy")
 	strategy := fs.String("strategy", "portfolio", "portfolio, random, pct, pos, dfs or dpor")

@@ -83,6 +83,9 @@ func runRun(e *env, args []string) error {
 	if err := w.Validate(o.Values); err != nil {
 		return usagef("%v", err)
 	}
+	if err := w.CheckRegime(o.Values, o.Regime); err != nil {
+		return usagef("%v", err)
+	}
 	if repeat {
 		return e.soak(w, o, f)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
+	"github.com/cowlab/cowlab/kernel/trace"
 )
 
 func reduce(t *testing.T, target explore.Target, o explore.ReduceOptions) *explore.Reduced {
@@ -24,13 +25,16 @@ func reduce(t *testing.T, target explore.Target, o explore.ReduceOptions) *explo
 // letters for each step, what and to which word. r, w and a read, write and add; l and u
 // take and release a spinlock, as the kernel's does; ? is a read that goes on to the next
 // step only if the word is not zero, and skips one otherwise. f is a barrier, x an exchange-and-add,
-// d a write that empties the store buffer without saying so in its operation.
+// m asks for memory, which may fail; d is a write that empties the store buffer without saying so in its operation.
 func (y *toys) words(tasks ...string) explore.Target {
 	run := func(s sched.Strategy, o sched.Observer) explore.Observation {
 		gate := explore.NewGate(s)
 		return y.run(gate, o, len(tasks), func(m *sched.Machine) func(*explore.StateHash) (string, string) {
 			p := newWordProgram(m, gate, tasks)
 			p.tso = y.tso
+			if y.fails > 0 {
+				m.Offer(p, y.fails)
+			}
 			for cpu, text := range tasks {
 				start(m, fmt.Sprint("task", cpu), cpu, func(t *sched.Task) { p.run(t, text) })
 			}
@@ -49,7 +53,14 @@ type wordProgram struct {
 	ready, left int
 	start, end  x86.ObjID
 	tso         bool
+	armed       int
 }
+
+// Fire, Op, Obj and Name implement sched.Event: an allocation is made to fail.
+func (p *wordProgram) Fire(*sched.Machine, *trace.CPU) { p.armed++ }
+func (p *wordProgram) Op() x86.Op                      { return x86.OpFail }
+func (p *wordProgram) Obj() x86.ObjID                  { return x86.Obj(x86.ClassInject, 1) }
+func (p *wordProgram) Name() string                    { return "injector" }
 
 func newWordProgram(m *sched.Machine, gate *explore.Gate, tasks []string) *wordProgram {
 	p := &wordProgram{gate: gate, seen: make([]int32, len(tasks)), ready: len(tasks), left: len(tasks)}
@@ -94,6 +105,14 @@ func (p *wordProgram) run(t *sched.Task, text string) {
 			p.l[k].Release(t.C, p.lobj[k])
 		case 'f':
 			t.C.Fence()
+		case 'm':
+			t.C.Point(x86.OpAlloc, p.Obj())
+			p.seen[cpu] *= 31
+			if p.armed > 0 {
+				t.C.Touch(p.Obj(), x86.AccWrite)
+				p.armed--
+				p.seen[cpu]++
+			}
 		case 'x':
 			p.seen[cpu] = p.seen[cpu]*31 + p.w[k].AddReturn(t.C, p.obj[k], int32(cpu*10+i+1))
 		case 'd':
@@ -193,6 +212,37 @@ func TestReduceLooksBehindALock(t *testing.T) {
 		full := exhaust(t, target, explore.ExhaustOptions{Preemptions: 100, Cut: true})
 		require.True(t, r.Complete && full.Complete, target.Name)
 		assert.Equal(t, full.FinalStates(), r.FinalStates(), target.Name)
+	}
+}
+
+// TestReduceWithFailures compares the final states where allocations may fail: a search
+// chooses which.
+func TestReduceWithFailures(t *testing.T) {
+	for fails := range 3 {
+		y := newToys()
+		y.fails = fails
+		for _, c := range []struct {
+			tasks  []string
+			states [3]int // with so many failures
+		}{
+			{[]string{"m0"}, [3]int{1, 2, 2}},
+			{[]string{"m0m0", "w0"}, [3]int{1, 3, 4}},
+			{[]string{"m0", "m0"}, [3]int{1, 3, 4}},
+			{[]string{"m0m0", "m0"}, [3]int{1, 4, 7}},
+			{[]string{"m0w1", "r1m0"}, [3]int{2, 6, 8}},
+			{[]string{"l8m0w1u8", "l8r1m0u8"}, [3]int{2, 6, 8}},
+		} {
+			target := y.words(c.tasks...)
+			r := reduce(t, target, explore.ReduceOptions{})
+			full := exhaust(t, target, explore.ExhaustOptions{Preemptions: 100, Cut: true})
+			require.True(t, r.Complete && full.Complete, target.Name)
+			assert.Equal(t, full.FinalStates(), r.FinalStates(), "%v, %d failures", c.tasks, fails)
+			assert.Len(t, r.FinalStates(), c.states[fails], "%v, %d failures", c.tasks, fails)
+			assert.Equal(t, uint64(0), r.Schedules-r.Classes, "%v, %d failures: a class was run twice", c.tasks, fails)
+		}
+		obs := y.words("m0m0", "m0").Run(explore.Spec{Kind: explore.KindSwitches}.Strategy(), nil)
+		none := newToys().words("m0m0", "m0").Run(explore.Spec{Kind: explore.KindSwitches}.Strategy(), nil)
+		assert.Equal(t, none.State, obs.State, "without a departure from the default rule nothing fails")
 	}
 }
 

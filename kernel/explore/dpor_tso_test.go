@@ -43,7 +43,13 @@ var tsoPrograms = []struct {
 func TestReduceWithStoreBuffers(t *testing.T) {
 	y := newToys().buffered()
 	programs := tsoPrograms
+	if testing.Short() {
+		programs = tsoPrograms[:9]
+	}
 	for seed := range uint64(6) {
+		if testing.Short() {
+			break
+		}
 		programs = append(programs, struct {
 			name  string
 			tasks []string

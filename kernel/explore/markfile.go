@@ -235,7 +235,7 @@ func parseActor(v string) (ActorID, error) {
 			return 0, fmt.Errorf("%s is no actor; cpu0 and event3 are", quoted(v))
 		}
 	}
-	n, err := strconv.ParseUint(num, 10, 32)
+	n, err := strconv.ParseUint(num, 10, 48) // store buffers have large numbers: sched.DrainSeq
 	if err != nil {
 		return 0, fmt.Errorf("%s is no actor; cpu0 and event3 are", quoted(v))
 	}

@@ -16,6 +16,7 @@ type toys struct {
 	coros *sched.Host
 	waste int // object numbers given away before the program begins
 	tso   bool
+	fails int // allocations that may fail
 }
 
 func newToys() *toys { return &toys{mem: x86.NewHost(), coros: &sched.Host{}} }

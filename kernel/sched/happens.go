@@ -106,7 +106,7 @@ func (h *happens) step(t *Task, op x86.Op, obj x86.ObjID) {
 		return
 	}
 	switch op {
-	case x86.OpLoad, x86.OpStore, x86.OpCopyRead, x86.OpCopyWrite, x86.OpYield, x86.OpFence, x86.OpFlushTLB:
+	case x86.OpLoad, x86.OpStore, x86.OpCopyRead, x86.OpCopyWrite, x86.OpYield, x86.OpFence, x86.OpFlushTLB, x86.OpAlloc:
 		return // user memory orders programs, not the kernel
 	case x86.OpRead, x86.OpPTERead, x86.OpLock, x86.OpReadLock, x86.OpIRQ:
 		h.acquire(t, obj)

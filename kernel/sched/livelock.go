@@ -82,7 +82,9 @@ func (m *Machine) buffered() bool {
 	return false
 }
 
-// stateHash sums up what the machine is about to do, and its memory.
+// stateHash sums up what the machine is about to do, and its memory. It names frames by their
+// numbers: it is compared with states of the same run only, where they mean the same. For
+// final states, which are compared between runs, there is explore.StateHash.
 func (m *Machine) stateHash() uint64 {
 	var d xxhash.Digest
 	d.Reset()

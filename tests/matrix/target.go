@@ -3,7 +3,11 @@ package matrix
 import (
 	"encoding/binary"
 	"fmt"
+	"regexp"
 	"sort"
+	"strconv"
+	"strings"
+	"sync"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel"
@@ -23,9 +27,11 @@ func Target(w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.
 // long as that is no part of the machine, the same token names the same schedule.
 func TargetWith(w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.Hosts, tune func(*workload.Options)) *explore.Target {
 	t := &explore.Target{Name: w.Name, Policy: p.Name(), Params: params(w, v)}
+	content := sync.OnceValue(func() []byte { return w.Content(v) })
 	t.Run = func(s sched.Strategy, o sched.Observer) explore.Observation {
 		wo := workload.Options{
 			Policy: p, Values: v, Small: true, Regime: sched.Free, Strategy: s, Observer: o, Hosts: hosts,
+			Content: content(),
 		}
 		if tune != nil {
 			tune(&wo)
@@ -39,7 +45,7 @@ func TargetWith(w *workload.Workload, v workload.Values, p mm.Policy, hosts *ker
 	t.Smaller = func() []explore.Target {
 		var less []explore.Target
 		for _, v := range w.Smaller(v) {
-			less = append(less, *Target(w, v, p, hosts))
+			less = append(less, *TargetWith(w, v, p, hosts, tune))
 		}
 		return less
 	}
@@ -89,6 +95,22 @@ func observe(out *workload.Outcome) explore.Observation {
 // Broken is the verdict word of runs in which the program itself did not work.
 const Broken = "broken"
 
+// frameWords is how findings name a frame.
+var frameWords = regexp.MustCompile(`\b(pfn|page) (0x[0-9a-f]+|[0-9]+)\b`)
+
+// canonical replaces the numbers of frames in a finding, which depend on the order in which
+// they were allocated, by the order in which the findings name them.
+func canonical(finding string, frames *explore.Canon) string {
+	return frameWords.ReplaceAllStringFunc(finding, func(s string) string {
+		kind, num, _ := strings.Cut(s, " ")
+		n, err := strconv.ParseUint(num, 0, 64)
+		if err != nil {
+			return s
+		}
+		return fmt.Sprint(kind, " ", frames.Number(n))
+	})
+}
+
 // State is a digest of how a run ended: findings, counters, points and the disk. Time is not
 // part of it, because schedules that differ only in the order of steps that have nothing to do with each
 // other end at different times.
@@ -97,8 +119,9 @@ func State(out *workload.Outcome) uint64 {
 	var h explore.StateHash
 	h.PutString("verdict", string(out.Verdict))
 	lines := make([]string, 0, len(out.Findings))
+	var frames explore.Canon
 	for _, f := range out.Findings {
-		lines = append(lines, f.String())
+		lines = append(lines, canonical(f.String(), &frames))
 	}
 	sort.Strings(lines)
 	for _, l := range lines {

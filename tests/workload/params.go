@@ -6,6 +6,8 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+
+	"github.com/cowlab/cowlab/kernel/sched"
 )
 
 // Param is a parameter of a workload: a flag of the command, a field of a token.
@@ -28,12 +30,13 @@ type Param struct {
 // Values are a workload's parameters with their values.
 type Values map[string]int64
 
-// The parameters that every workload has: what else a search over schedules chooses. They are
-// of the machine and not of the program, so that a program without a word about them
-// has them too.
+// The parameters that every workload has: what else a search over schedules chooses, and
+// looks for. They are of the machine and not of the program, so that a program without a
+// word about them has them too.
 const (
-	tsoParam  = "tso"
-	failParam = "fail"
+	tsoParam   = "tso"
+	failParam  = "fail"
+	racesParam = "races"
 )
 
 // withMachine appends the parameters that every workload has.
@@ -43,9 +46,24 @@ func withMachine(ws []*Workload) []*Workload {
 			Param{Name: tsoParam, Max: 1,
 				Usage: "1: each CPU has a store buffer (x86-TSO), so that a missing barrier shows; free regime only"},
 			Param{Name: failParam, Max: 3, Amount: true,
-				Usage: "so many allocations of memory may fail, at any moment; free regime only"})
+				Usage: "so many allocations of memory may fail, at any moment; free regime only"},
+			Param{Name: racesParam, Max: 1,
+				Usage: "1: data races on the kernel's plain fields are looked for; not in the parallel regime"})
 	}
 	return ws
+}
+
+// CheckRegime reports the first value that makes no sense in a regime.
+func (w *Workload) CheckRegime(v Values, regime sched.Regime) error {
+	for _, p := range []string{tsoParam, failParam} {
+		if x := v[p]; x != 0 && regime != sched.Free {
+			return fmt.Errorf("%s: %s=%d is for searches, in the free regime; this is the %v one", w.Name, p, x, regime)
+		}
+	}
+	if x := v[racesParam]; x != 0 && regime == sched.Parallel {
+		return fmt.Errorf("%s: %s=%d is for the deterministic regimes; Go's race detector knows the parallel one", w.Name, racesParam, x)
+	}
+	return nil
 }
 
 // Int returns a value as an int.

@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strings"
@@ -106,6 +107,9 @@ type Options struct {
 	Observer sched.Observer
 	// CPUs overrides the workload's own number; zero does not.
 	CPUs int
+	// Content is what the disk made for the run holds at first, if the caller has it
+	// already (Workload.Content); nil: it is made. It is not written to.
+	Content []byte
 	// Image is the path of a disk image to use instead of a disk made for the run.
 	Image string
 	// ForceHooks sends every decision through the policy's methods; see mm.Options.
@@ -123,7 +127,7 @@ type Options struct {
 	// zero means every 256, a negative number never. The page that a step touches is
 	// checked after each step.
 	CheckEvery int
-	// CheckRaces is kernel.Options'.
+	// CheckRaces is kernel.Options'; the parameter "races" turns it on as well.
 	CheckRaces bool
 	// TSO is kernel.Options'; the parameter "tso" turns it on as well.
 	TSO bool
@@ -219,6 +223,9 @@ func (r *Run) find(f Finding) {
 
 // compare reports the first byte in which got differs from want.
 func (r *Run) compare(v Verdict, where string, base int64, want, got []byte) {
+	if bytes.Equal(want, got) {
+		return
+	}
 	for i := range want {
 		if want[i] != got[i] {
 			r.find(Finding{Verdict: v, Where: where, Offset: base + int64(i), Want: int(want[i]), Got: int(got[i])})
@@ -358,12 +365,11 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 	if o.StepLimit == 0 && o.Regime == sched.Free {
 		o.StepLimit = 200_000
 	}
-	o.TSO = o.TSO || o.Values[tsoParam] != 0
-	for _, p := range []string{tsoParam, failParam} {
-		if x := o.Values[p]; x != 0 && o.Regime != sched.Free {
-			return nil, kernel.Options{}, fmt.Errorf("%s: %s=%d is for searches, in the free regime; this is the %v one", w.Name, p, x, o.Regime)
-		}
+	if err := w.CheckRegime(o.Values, o.Regime); err != nil {
+		return nil, kernel.Options{}, err
 	}
+	o.TSO = o.TSO || o.Values[tsoParam] != 0
+	o.CheckRaces = o.CheckRaces || o.Values[racesParam] != 0
 	r := &Run{Values: o.Values, Disk: diskPath, w: w}
 	if o.Strategy != nil {
 		r.gate = explore.NewGate(o.Strategy)
@@ -380,12 +386,10 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 		disk.ImagePath, disk.ReadOnly = o.Image, !w.Writes
 		r.imagePath = o.Image
 	} else {
-		data := make([]byte, size)
-		if w.Fill != nil {
-			w.Fill(o.Values, data)
+		if r.content = o.Content; int64(len(r.content)) != size {
+			r.content = w.Content(o.Values)
 		}
 		disk.Size = uint64(size)
-		r.content = data
 	}
 	disk.Latency = o.Latency
 	if disk.Latency == nil && !o.Small {
@@ -407,6 +411,15 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 		w.Tune(o.Values, &ko)
 	}
 	return r, ko, nil
+}
+
+// Content is what a disk made for a run with these values holds at first.
+func (w *Workload) Content(v Values) []byte {
+	data := make([]byte, w.DiskBytes(v))
+	if w.Fill != nil {
+		w.Fill(v, data)
+	}
+	return data
 }
 
 // readImage reads the part of a disk image that a workload will use.
