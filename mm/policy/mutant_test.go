@@ -117,7 +117,7 @@ func TestMatrixReportsMutants(t *testing.T) {
 	} {
 		o := matrix.Options{
 			Policies: []mm.Policy{policy.Mutants[mutant]}, Workloads: []*workload.Workload{workload.Lookup(name)},
-			Exhaustive: true, Preemptions: 1,
+			Groups: []string{workload.ForwardRace}, Exhaustive: true, Preemptions: 1,
 		}
 		if name == "pin_fork" {
 			if policy.Race {

@@ -20,7 +20,7 @@ func TestIndependentStepsCommute(t *testing.T) {
 	const schedules, swaps = 3, 6
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
-	params := map[string]string{"swap_pin": "race=1", "mprotect_pin": "child=1", "readonly_buffer": "forked=1"}
+	params := map[string]string{"swap_pin": "race=1", "mprotect_pin": "child=1", "readonly_buffer": "kind=1,forked=1"}
 	for _, w := range append(workload.All(), workload.Races()...) {
 		v, err := w.Parse(params[w.Name], true)
 		require.NoError(t, err)

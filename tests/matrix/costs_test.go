@@ -74,7 +74,7 @@ func TestCostsInTheTable(t *testing.T) {
 func TestCostsAreTheSameAgain(t *testing.T) {
 	run := func() *matrix.Table {
 		tab, err := matrix.Run(context.Background(), matrix.Options{
-			Policies: policy.All(), Workloads: []*workload.Workload{workload.Lookup("forkscrew"), workload.Lookup("database")},
+			Policies: policy.All(), Workloads: []*workload.Workload{workload.Lookup("forkscrew"), workload.Lookup("pin_fork")},
 			Groups: []string{workload.ForwardRace}, Costs: true,
 		})
 		require.NoError(t, err)

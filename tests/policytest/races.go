@@ -37,7 +37,10 @@ const (
 func (s *suite) races() (out []Problem) {
 	for _, c := range s.cells(true) {
 		t, n := s.target(&c, nil), s.o.Schedules
-		if c.w.Name == rarest && !s.o.Short {
+		switch {
+		case c.values["huge"] == 1:
+			n = max(n/4, 1) // each takes some times as long
+		case c.w.Name == rarest && !s.o.Short:
 			n *= rarely
 		}
 		r, err := explore.Search(s.ctx, *t, explore.Options{Schedules: uint64(n), Seed: s.o.Seed})
