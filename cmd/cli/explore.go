@@ -28,10 +28,11 @@ Strategies:
              of independent steps
 
 The last two end by themselves if they can, and say so: "exhaustive". The workloads
-read_fork and write_shared, which are not in the table, are the two races in as few
-steps as possible.`,
+read_fork and write_store, which are not in the table, are the two races in as few
+steps as possible; docs/exhaustive.md has more of them, and what came out.`,
 		"cowlab explore forkscrew -schedules 20000",
 		"cowlab explore read_fork -policy pg_gup -strategy dpor",
+		"cowlab explore pin_fork -policy pg_gup -why",
 		"cowlab explore pin_fork -strategy dfs -preemptions 1 -format json")
 	policy := fs.String("policy", "stock", "`name` of the policy")
 	strategy := fs.String("strategy", "portfolio", "portfolio, random, pct, pos, dfs or dpor")
@@ -41,12 +42,16 @@ steps as possible.`,
 	seed := fs.Uint64("seed", 1, "numbers the search; the same seed searches the same schedules")
 	workers := fs.Int("workers", 0, "host threads that search; 0 means one for each core")
 	form := fs.String("format", "text", "text or json")
+	why := fs.Bool("why", false, "show instead the nearest miss, and the operation of the policy that closed it: what goes wrong under stock, tried under -policy; cowlab why has more flags")
 	pos, err := parse(fs, args, 1)
 	if err != nil {
 		return err
 	}
 	if len(pos) == 0 {
 		return usagef("explore wants a workload; cowlab list has them")
+	}
+	if *why {
+		return runWhy(e, []string{pos[0], "-policy", *policy, "-seed", fmt.Sprint(*seed)})
 	}
 	if err := oneOf("strategy", *strategy, "portfolio", "random", "pct", "pos", "dfs", "dpor"); err != nil {
 		return err
