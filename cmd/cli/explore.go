@@ -28,8 +28,8 @@ Strategies:
              of independent steps
 
 The last two end by themselves if they can, and say so: "exhaustive". The workloads
-read_fork and write_shared, which are not in the table, are the two races in as few
-steps as possible.
+read_fork and write_store, which are not in the table, are the two races in as few
+steps as possible; docs/exhaustive.md has more of them, and what came out.
 
 A workload's parameters are flags: cowlab explore WORKLOAD -h shows them. Three of them all
 have: -tso 1 gives each CPU a store buffer, so that the search also chooses when stores
@@ -37,6 +37,7 @@ become visible; with -fail 1 an allocation of memory may fail at any moment; and
 looks for data races of the kernel in each schedule, which takes half as long again.`,
 		"cowlab explore forkscrew -schedules 20000",
 		"cowlab explore read_fork -policy pg_gup -strategy dpor",
+		"cowlab explore pin_fork -policy pg_gup -why",
 		"cowlab explore pin_fork -strategy dfs -preemptions 1 -format json",
 		"cowlab explore pin_fork -policy pg_gup -fail 1",
 		"cowlab explore read_fork -strategy dpor -tso 1")
@@ -54,12 +55,16 @@ looks for data races of the kernel in each schedule, which takes half as long ag
 	seed := fs.Uint64("seed", 1, "numbers the search; the same seed searches the same schedules")
 	workers := fs.Int("workers", 0, "host threads that search; 0 means one for each core")
 	form := fs.String("format", "text", "text or json")
+	why := fs.Bool("why", false, "show instead the nearest miss, and the operation of the policy that closed it: what goes wrong under stock, tried under -policy; cowlab why has more flags")
 	pos, err := parse(fs, args, 1)
 	if err != nil {
 		return err
 	}
 	if len(pos) == 0 {
 		return usagef("explore wants a workload; cowlab list has them")
+	}
+	if *why {
+		return runWhy(e, []string{pos[0], "-policy", *policy, "-seed", fmt.Sprint(*seed)})
 	}
 	if err := oneOf("strategy", *strategy, "portfolio", "random", "pct", "pos", "dfs", "dpor"); err != nil {
 		return err

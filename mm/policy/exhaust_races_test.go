@@ -56,6 +56,11 @@ var raceCells = []raceCell{
 	{"write_store", "pin_copy", unbounded, "", false},
 	{"write_store", "dio_pin", unbounded, "", true},
 
+	{"write_shared", "pg_gup", 2, "", true},
+	{"write_shared", "pg_dontcow", 2, "", true},
+	{"write_shared", "directio_sem", 2, "", true},
+	{"write_shared", "dio_pin", 2, "", true},
+
 	{"write_inflight", "stock", unbounded, "leak-to-disk", false},
 	{"write_inflight", "pg_gup", unbounded, "", false},
 	{"write_inflight", "pg_dontcow", unbounded, "", false},

@@ -1,5 +1,7 @@
 package scenarios
 
+import "github.com/cowlab/cowlab/arch/x86"
+
 // Scenario is a parsed scenario. Parse makes one, Print writes it back.
 type Scenario struct {
 	// Name is how the command and tokens call it, Doc says in a line what it asks, Story
@@ -49,16 +51,29 @@ type Machine struct {
 	Memory int64
 	// Disk is the size of the disk in bytes, zero means none; Swap that of the swap area.
 	Disk, Swap int64
+	// Huge is how many pages of 2 MiB the pool of hugetlbfs has; they are not part of Memory.
+	Huge int64
+	// KSM makes it a kernel that can merge equal pages, TSO gives each CPU a store buffer.
+	KSM, TSO bool
 }
 
 // Map is a mapping.
 type Map struct {
 	Name Name
-	// Pages is its length.
+	// Pages is its length: in pages of 2 MiB if Huge is set.
 	Pages int64
+	Huge  bool
 	// Shared is set for memory that children share, ReadOnly for memory without PROT_WRITE,
 	// File for a private mapping of a file.
 	Shared, ReadOnly, File bool
+}
+
+// pageBytes is the size of the mapping's pages.
+func (m *Map) pageBytes() int64 {
+	if m.Huge {
+		return x86.PMDSize
+	}
+	return x86.PageSize
 }
 
 // Init says what a place holds at the beginning.

@@ -65,7 +65,10 @@ func (c *checker) names() error {
 		if c.pages += m.Pages; c.pages > maxPages {
 			return s.errorf(m.Name.Pos, "more than %d pages in all", maxPages)
 		}
-		c.maps[m.Name.Text] = m.Pages << x86.PageShift
+		if m.Huge && s.Machine.Huge == 0 {
+			return s.errorf(m.Name.Pos, "the machine has no huge pages, expected \"machine huge=2\" or the like")
+		}
+		c.maps[m.Name.Text] = m.Pages * m.pageBytes()
 	}
 	for _, p := range s.Pipes {
 		if err := once(p); err != nil {
@@ -290,6 +293,17 @@ func (c *checker) verb(op *Op) error {
 	case "pread", "pwrite", "io_read", "io_write", "hold", "release":
 		if s.Machine.Disk == 0 {
 			return s.errorf(op.Pos, "the machine has no disk, expected \"machine disk=4K\" or the like")
+		}
+	case "ksm":
+		if !s.Machine.KSM {
+			return s.errorf(op.Pos, "the machine has no KSM, expected \"machine ksm\"")
+		}
+		if n := op.Args[0].Num; n.N < 1 || n.N > 8 {
+			return s.errorf(n.Pos, "%s passes, expected 1 to 8", n.Text)
+		}
+	case "madvise":
+		if op.Args[1].Word == "mergeable" && !s.Machine.KSM {
+			return s.errorf(op.Pos, "the machine has no KSM, expected \"machine ksm\"")
 		}
 	case "swapout":
 		if s.Machine.Swap == 0 {

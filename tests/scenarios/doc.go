@@ -52,7 +52,8 @@
 //	cowlab NAME
 //	"one line that says what it asks"
 //	machine cpus=2 memory=4M disk=4K swap=64K    each may be missing; no disk or swap then
-//	map A 2 pages private|shared [ro]            mappings of the first process; "private file" maps a file
+//	machine huge=2 ksm tso                       pages of 2 MiB in the pool; KSM; store buffers
+//	map A 2 pages private|shared [huge] [ro]     mappings of the first process; "private file" maps a file
 //	pipe p
 //	init A[0:512] = 1                            bytes at the beginning; also disk[0:512] = 1
 //	error read|write disk[0:512]                 sectors that the disk cannot do
@@ -63,6 +64,9 @@
 //	never|sometimes|always CONDITION
 //	show TERM, TERM                              what states show besides
 //	expect POLICY never|sometimes|always [VERDICT...]
+//
+// A machine with "tso" has the store buffers of x86: when a store can be seen is one more choice of the
+// search. Pages of 2 MiB are asked for by "huge"; name a byte of them, not the whole.
 //
 // Memory that init does not name is not touched: that matters to get_user_pages. The pagevecs
 // are empty when the columns begin.
@@ -125,12 +129,15 @@
 //	mprotect PLACE none|r|rw
 //	                        change the protection
 //	mremap NAME             move a mapping to another address
-//	madvise PLACE dontfork|dofork|dontcow|dontneed|pageout
+//	madvise PLACE dontfork|dofork|dontcow|dontneed|pageout|mergeable
 //	                        give advice
 //	mlock PLACE             lock in memory
 //	munlock PLACE           take mlock back
 //	swapout PLACE           reclaim a page until its pte is a swap entry, at most four times
 //	reclaim                 reclaim the inactive lists once
+//	ksm NUM                 make NUM passes over mergeable memory; a page that the second
+//	                        one finds unchanged is merged
+//	fence                   wait until this CPU's stores can be seen by all (mfence)
 //	drain                   empty the pagevecs of all CPUs (lru_add_drain_all); no other column may be
 //	                        at work meanwhile
 //

@@ -280,7 +280,9 @@ func (r *runner) setUp(t *kernel.Thread, p *procState) {
 		if m.File {
 			addr, err = mapFile(t, m.Pages)
 		} else {
-			addr, err = mapMemory(t, m.Pages, m.Shared, false /* ro */)
+			rw := m // init writes it
+			rw.ReadOnly = false
+			addr, err = mapMemory(t, &rw)
 		}
 		r.must("mmap", err)
 		p.addrs[m.Name.Text] = addr
@@ -292,7 +294,7 @@ func (r *runner) setUp(t *kernel.Thread, p *procState) {
 	}
 	for _, m := range s.Maps {
 		if m.ReadOnly {
-			r.must("mprotect", t.Mprotect(p.addrs[m.Name.Text], uint64(m.Pages)<<x86.PageShift, mm.ProtRead))
+			r.must("mprotect", t.Mprotect(p.addrs[m.Name.Text], uint64(m.Pages*m.pageBytes()), mm.ProtRead))
 		}
 	}
 	if s.Machine.Disk != 0 {
@@ -317,15 +319,18 @@ func (r *runner) drainAll(task *sched.Task) error {
 	return nil
 }
 
-func mapMemory(t *kernel.Thread, pages int64, shared, ro bool) (uint64, error) {
+func mapMemory(t *kernel.Thread, m *Map) (uint64, error) {
 	prot, flags := mm.ProtRead|mm.ProtWrite, mm.MapAnonymous|mm.MapPrivate
-	if ro {
+	if m.ReadOnly {
 		prot = mm.ProtRead
 	}
-	if shared {
+	if m.Shared {
 		flags = mm.MapAnonymous | mm.MapShared
 	}
-	return t.Mmap(0, uint64(pages)<<x86.PageShift, prot, flags, -1, 0)
+	if m.Huge {
+		flags |= mm.MapHugetlb | mm.MapHuge2M
+	}
+	return t.Mmap(0, uint64(m.Pages*m.pageBytes()), prot, flags, -1, 0)
 }
 
 // mapFile maps a new file privately. The machine's files of tmpfs cannot be opened twice, so

@@ -135,7 +135,8 @@ func (r *runner) sample(x *Term, own *procState) value {
 		return truth(a.pte.IsSwap())
 	case "samepage":
 		b := found[1]
-		same := a.page != nil && a.page == b.page || a.entry != 0 && a.entry == b.entry
+		head := r.m.Pages().Head // of a huge page the table knows the first, a pin any
+		same := a.page != nil && b.page != nil && head(a.page) == head(b.page) || a.entry != 0 && a.entry == b.entry
 		return truth(same)
 	}
 	return value{}
@@ -168,6 +169,9 @@ func (r *runner) spot(p *Place, own *procState) spot {
 			return spot{}
 		}
 		s.pte = proc.space.PeekPTE(addr + uint64(p.Off))
+		if s.pte == 0 {
+			s.pte, _ = proc.space.PeekHugePTE(addr + uint64(p.Off)) // zero, if there is no huge page either
+		}
 		switch {
 		case s.pte.Present():
 			s.page = pages.Page(s.pte.PFN())

@@ -373,7 +373,7 @@ func doPipeRead(x *exec, op *Op) (int64, error) {
 }
 
 func doMmap(x *exec, op *Op) (int64, error) {
-	addr, err := mapMemory(x.Thread, op.Args[1].Num.N, op.has("shared"), op.has("ro"))
+	addr, err := mapMemory(x.Thread, &Map{Pages: op.Args[1].Num.N, Shared: op.has("shared"), ReadOnly: op.has("ro")})
 	x.p.addrs[op.Args[0].Word] = addr
 	return 0, err
 }
@@ -414,7 +414,7 @@ func doMremap(x *exec, op *Op) (int64, error) {
 func (s *Scenario) mapBytes(name string) uint64 {
 	for _, m := range s.Maps {
 		if m.Name.Text == name {
-			return uint64(m.Pages) << x86.PageShift
+			return uint64(m.Pages * m.pageBytes())
 		}
 	}
 	for _, c := range s.Columns {
@@ -431,7 +431,7 @@ func doMadvise(x *exec, op *Op) (int64, error) {
 	addr, n := x.place(op)
 	advice := map[string]mm.Advice{
 		"dontfork": mm.MadvDontFork, "dofork": mm.MadvDoFork, "dontcow": mm.MadvDontCOW,
-		"dontneed": mm.MadvDontNeed, "pageout": mm.MadvPageout,
+		"dontneed": mm.MadvDontNeed, "pageout": mm.MadvPageout, "mergeable": mm.MadvMergeable,
 	}[op.Args[1].Word]
 	return 0, x.Madvise(addr, n, advice)
 }
@@ -461,6 +461,15 @@ func doSwapout(x *exec, op *Op) (int64, error) {
 func doReclaim(x *exec, _ *Op) (int64, error) {
 	return 0, x.Kernel(func(task *sched.Task) error {
 		x.r.m.MM().DropClean(task)
+		return nil
+	})
+}
+
+func doKSM(x *exec, op *Op) (int64, error) { return 0, x.KSMScan(int(op.Args[0].Num.N)) }
+
+func doFence(x *exec, _ *Op) (int64, error) {
+	return 0, x.Kernel(func(task *sched.Task) error {
+		task.C.Fence()
 		return nil
 	})
 }

@@ -56,6 +56,7 @@ const (
 	maxRows    = 64
 	maxMaps    = 16
 	maxPages   = 128
+	maxHuge    = 8 // pages of 2 MiB
 )
 
 func (p *parser) errorf(pos Pos, format string, args ...any) error {
@@ -241,8 +242,16 @@ func (p *parser) machine() error {
 	fields := []struct {
 		name string
 		v    *int64
-	}{{"cpus", &m.CPUs}, {"memory", &m.Memory}, {"disk", &m.Disk}, {"swap", &m.Swap}}
+	}{{"cpus", &m.CPUs}, {"memory", &m.Memory}, {"disk", &m.Disk}, {"swap", &m.Swap}, {"huge", &m.Huge}}
 	for n := 0; p.peek().kind == tokWord || n == 0; n++ {
+		switch {
+		case p.accept("ksm"):
+			m.KSM = true
+			continue
+		case p.accept("tso"):
+			m.TSO = true
+			continue
+		}
 		i := slices.IndexFunc(fields, func(f struct {
 			name string
 			v    *int64
@@ -250,7 +259,7 @@ func (p *parser) machine() error {
 			return p.is(f.name)
 		})
 		if i < 0 {
-			return p.expected(`"cpus=", "memory=", "disk=" or "swap="`)
+			return p.expected(`"cpus=", "memory=", "disk=", "swap=", "huge=", "ksm" or "tso"`)
 		}
 		p.next()
 		if !p.accept("=") {
@@ -273,6 +282,8 @@ func (p *parser) machineLimit(name string, v Number) error {
 	switch name {
 	case "cpus":
 		lo, hi, multiple = 1, 8, 1
+	case "huge":
+		lo, hi, multiple = 1, maxHuge, 1
 	case "memory":
 		lo, hi, multiple = 1<<20, 64<<20, 4<<10
 	case "swap":
@@ -312,6 +323,9 @@ func (p *parser) mapping() error {
 		m.File = p.accept("file")
 	default:
 		return p.expected(`"private" or "shared"`)
+	}
+	if m.Huge = p.accept("huge"); m.Huge && m.File {
+		return p.errorf(v.Pos, "%s is a huge mapping of a file, expected one of the two: a file here has small pages", m.Name.Text)
 	}
 	m.ReadOnly = p.accept("ro")
 	p.s.Maps = append(p.s.Maps, m)

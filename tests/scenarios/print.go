@@ -50,10 +50,16 @@ func (s *Scenario) printHead(b *strings.Builder) {
 	for _, f := range []struct {
 		name string
 		v    int64
-	}{{"cpus", m.CPUs}, {"memory", m.Memory}, {"disk", m.Disk}, {"swap", m.Swap}} {
+	}{{"cpus", m.CPUs}, {"memory", m.Memory}, {"disk", m.Disk}, {"swap", m.Swap}, {"huge", m.Huge}} {
 		if f.v != 0 {
 			parts = append(parts, f.name+"="+numberText(f.v))
 		}
+	}
+	if m.KSM {
+		parts = append(parts, "ksm")
+	}
+	if m.TSO {
+		parts = append(parts, "tso")
 	}
 	if parts != nil {
 		fmt.Fprintf(b, "machine %s\n", strings.Join(parts, " "))
@@ -93,6 +99,9 @@ func mapText(m Map) string {
 	}
 	if m.File {
 		kind += " file"
+	}
+	if m.Huge {
+		kind += " huge"
 	}
 	if m.ReadOnly {
 		kind += " ro"

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/blk"
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
@@ -103,6 +104,7 @@ func (s *Scenario) run(o runOptions) explore.Observation {
 	ko := kernel.Options{
 		CPUs: int(s.Machine.CPUs), Memory: uint64(s.Machine.Memory), Regime: sched.Free, Strategy: r.dir, Policy: o.policy,
 		Hosts: o.hosts, Events: o.events, StepLimit: stepLimit, Watchdog: sched.NoWatchdog, NoStack: true,
+		HugePages: int(s.Machine.Huge), KSM: s.Machine.KSM, TSO: s.Machine.TSO,
 	}
 	if ko.CPUs == 0 {
 		ko.CPUs = min(max(len(s.Columns), 2), 4)
@@ -112,6 +114,9 @@ func (s *Scenario) run(o runOptions) explore.Observation {
 	}
 	if ko.Memory == 0 {
 		ko.Memory = 4 << 20
+	}
+	if s.Machine.Huge != 0 {
+		ko.Memory += uint64(s.Machine.Huge+1) * x86.PMDSize // one for what boot breaks up
 	}
 	if s.Machine.Disk != 0 {
 		ko.Disks = append(ko.Disks, kernel.Disk{Name: diskName, Size: uint64(s.Machine.Disk), Inject: s.faults()})

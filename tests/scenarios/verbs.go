@@ -50,11 +50,13 @@ func verbs() []verb {
 		{name: "munmap", pattern: "PLACE", result: "0, or an error", help: "unmap", do: doMunmap},
 		{name: "mprotect", pattern: "PLACE none|r|rw", result: "0, or an error", help: "change the protection", do: doMprotect},
 		{name: "mremap", pattern: "NAME", result: "0, or an error", help: "move a mapping to another address", do: doMremap},
-		{name: "madvise", pattern: "PLACE dontfork|dofork|dontcow|dontneed|pageout", result: "0, or an error", help: "give advice", do: doMadvise},
+		{name: "madvise", pattern: "PLACE dontfork|dofork|dontcow|dontneed|pageout|mergeable", result: "0, or an error", help: "give advice", do: doMadvise},
 		{name: "mlock", pattern: "PLACE", result: "0, or an error", help: "lock in memory", do: doMlock},
 		{name: "munlock", pattern: "PLACE", result: "0, or an error", help: "take mlock back", do: doMlock},
 		{name: "swapout", pattern: "PLACE", result: "1 if the page is unmapped, else 0", help: "reclaim a page until its pte is a swap entry, at most four times", do: doSwapout},
 		{name: "reclaim", pattern: "", help: "reclaim the inactive lists once", do: doReclaim},
+		{name: "ksm", pattern: "NUM", result: "0, or an error", help: "make NUM passes over mergeable memory; a page that the second one finds unchanged is merged", do: doKSM},
+		{name: "fence", pattern: "", help: "wait until this CPU's stores can be seen by all (mfence)", do: doFence},
 		{name: "drain", pattern: "", help: "empty the pagevecs of all CPUs (lru_add_drain_all); no other column may be at work meanwhile", do: doDrain},
 	}
 }
