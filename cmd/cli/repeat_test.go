@@ -139,6 +139,9 @@ func TestTokensRepeat(t *testing.T) {
 			require.NotNil(t, m, "%s", out)
 			assert.Equal(t, fmt.Sprintf("%016x", first.State), string(m[1]), "%s with %v", text, c)
 		}
+		if *repeats > 0 {
+			t.Logf("%d of %d: %s, %d points, state %016x", i+1, len(tokens), text, first.Steps, first.State) // it takes long
+		}
 	}
 	t.Logf("%d tokens, %d times each in %d kinds of process", len(tokens), n, 1+len(commands))
 }
