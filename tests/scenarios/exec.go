@@ -402,7 +402,8 @@ func (r *runner) column(t *kernel.Thread, c *Column) {
 	_ = t.Kernel(func(task *sched.Task) error {
 		r.finish(task)
 		if c.proc == nil || !c.proc.vfork {
-			r.fin.all.Wait(task)
+			// Another thread of its process may exit; somebody may wait for that.
+			return r.fin.all.WaitKillable(task)
 		}
 		return nil
 	})
