@@ -51,13 +51,15 @@ type Result struct {
 
 // Hole is a promise that a policy breaks, in the smallest program that was found for it.
 type Hole struct {
-	Policy   string
-	Verdict  string // with what an assertion said
-	Detail   string // which byte, in the witness
-	Kinds    []string
-	Seed     uint64 // of the program in which it was found
-	Program  *scenarios.Scenario
-	Spec     explore.Spec // of a schedule of Program that shows it
+	Policy  string
+	Verdict string // with what an assertion said
+	Detail  string // which byte, in the witness
+	Kinds   []string
+	Seed    uint64 // of the program in which it was found
+	Program *scenarios.Scenario
+	Spec    explore.Spec // of a schedule of Program that shows it
+	// Token replays the schedule in which it was seen first, in the program of Seed.
+	Token    explore.Token
 	Switches int
 	Runs     uint64 // runs that showed it, or something that looks the same
 	// Finding is the section of docs/findings.md that it belongs to; zero if it is new.
@@ -154,7 +156,7 @@ func (r *Result) broken(ctx context.Context, o *Options, p *Program, pol mm.Poli
 			return
 		}
 	}
-	h := &Hole{Policy: pol.Name(), Verdict: w.Verdict, Detail: w.Detail, Seed: seed, Program: p.Text, Spec: w.Spec, Runs: n}
+	h := &Hole{Policy: pol.Name(), Verdict: w.Verdict, Detail: w.Detail, Seed: seed, Program: p.Text, Spec: w.Spec, Token: w.Token, Runs: n}
 	if o.Minimise {
 		small, seen := Minimise(ctx, p, pol, hosts, w.Verdict, min(max(6*o.Schedules/n, 60), 600))
 		if seen != nil {
