@@ -63,6 +63,7 @@ func holes() []hole {
 		{31, "the same", "mapcount_unshare", "write-in-flight", "", workload.LeakToDisk},
 		{32, "a store into a buffer of whole pages loses the read", "dio_page_multiple", "whole-page-store", "", workload.LostRead},
 		{33, "the child stores to a page that the parent has given up, and the device writes over it", "dio_range_lock_fixed", "given-up", "", workload.ChildChanged},
+		{35, "mremap moves memory away from its range", "dio_range_lock_fixed", "moved-range", "", workload.LostRead},
 	}
 }
 
