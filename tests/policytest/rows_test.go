@@ -58,7 +58,7 @@ var rowsKnow = map[string][]Known{
 		{"races", "user_ways", "lost-read", "what is refused does not arrive"},
 		{"races", "", "refused", "the idea is to refuse requests of less than a page"},
 	},
-	"one_read_pin": {seen, snap},
+	"one_read_pin": {seen},
 	"kosaki_v3":    {dead},
 	"wp_copy":      {took},
 	"pin_copy":     {took},
