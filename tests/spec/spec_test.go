@@ -49,7 +49,7 @@ func unknown(t *testing.T, p *Program, pol mm.Policy, hosts *kernel.Hosts, n, se
 func TestPrograms(t *testing.T) {
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
-	n, each := uint64(32), uint64(6)
+	n, each := uint64(46), uint64(5)
 	if race {
 		n, each = 3, 2
 	}
