@@ -369,3 +369,19 @@ show P0:r, P0:q, G:v`)
 		assert.Contains(t, st.State, "P0:r=-ENOMEM; P0:q=0x0; G:v=0x0;")
 	}
 }
+
+// TestFailEndsWithTheColumns pins that the last look at memory, which may touch it first, does not
+// meet an allocation that was to fail.
+func TestFailEndsWithTheColumns(t *testing.T) {
+	s, err := Parse("fail", `cowlab fail
+"nothing is touched before the end"
+map B 1 page private
+fail do_anonymous_page 1
+P0    ;
+drain ;
+never oom \/ deadlock
+show P0:B[0]`)
+	require.NoError(t, err)
+	o := observe(t, s, policy.Lookup("stock"), Strategy{Schedules: 5, Seed: 1})
+	assert.Equal(t, "Never", o.Observation, "%v", o.States)
+}
