@@ -144,5 +144,23 @@ func (c *Completion) Wait(t *sched.Task) {
 	c.done.AddReturn(t.C, c.q.obj, -1)
 }
 
+// WaitKillable is Wait that a fatal signal ends with EINTR (wait_for_completion_killable).
+func (c *Completion) WaitKillable(t *sched.Task) error {
+	for {
+		c.q.Prepare(t, sched.TaskKillable)
+		if c.done.Peek() > 0 {
+			break
+		}
+		if t.FatalSignalPending() {
+			c.q.Finish(t)
+			return unix.EINTR
+		}
+		t.Schedule()
+	}
+	c.q.Finish(t)
+	c.done.AddReturn(t.C, c.q.obj, -1)
+	return nil
+}
+
 // Done reports whether Wait would return at once.
 func (c *Completion) Done() bool { return c.done.Peek() > 0 }

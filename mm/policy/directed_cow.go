@@ -72,6 +72,8 @@ func (p DirectedCOW) WP(f *mm.Fault) mm.WPNext {
 		next = mm.WPReuse
 	} else if s.Pages.MapRefs(f.T, pg) > 1 {
 		next = p.direct(f)
+	} else if s.ReuseSwapPage(f.T, pg) {
+		next = mm.WPReuse // the last of the others has gone in between
 	}
 	s.Pages.UnlockPage(f.T, pg)
 	s.Pages.Put(f.T, pg)
@@ -133,7 +135,7 @@ func moveMapping(f *mm.Fault, v *mm.VMA, addr uint64, fresh *page.Page, first bo
 	if first {
 		s.PageAddNewAnonRmap(t, fresh, v, addr)
 	} else {
-		s.PageDupRmap(t, fresh, v, addr)
+		s.PageAddAnonRmap(t, fresh, v, addr) // whoever had it first may have gone
 	}
 	ref.Set(t.C, s.MkPTE(fresh, v).MkDirty())
 	s.PageRemoveRmap(t, old)

@@ -12,7 +12,7 @@ import (
 	"github.com/cowlab/cowlab/tests/scenarios"
 )
 
-// TestDirectedCOWRaces pins three windows of the copy that all others get, which random
+// TestDirectedCOWRaces pins the windows of the copy that all others get, which random
 // programs found. Where there are few, all schedules with at most two preemptions are run.
 func TestDirectedCOWRaces(t *testing.T) {
 	if policy.Race {
@@ -33,6 +33,18 @@ never bug \/ G:A[512] = 3 \/ G:A[0] = 2`},
 		// The page of the fault may be given up by another thread: it is not freed while locked.
 		{"owner-dontneed", "directed_cow", two, `P0 | P1 | C child ;
          | fork C             | ;
+A[0] = 2 | madvise A dontneed | ;
+never bug \/ leak`},
+		// All others may go between two looks at how many there are: the owner keeps its page.
+		{"others-go", "directed_cow", some, `P0 | C child ;
+pin h A write        | ;
+fork C               | ;
+A[0] = 2             | exit ;
+dma h[512] = 0x64    | ;
+never P0:A[512] != 0x64`},
+		// Who has got the copy first may be gone when the next one gets it.
+		{"first-goes", "directed_cow", some, `P0 | C child | G child ;
+fork C   | fork G             | madvise A dontneed ;
 A[0] = 2 | madvise A dontneed | ;
 never bug \/ leak`},
 		// Who pins a page while it is being taken away from him keeps it.

@@ -9,7 +9,7 @@ import (
 	"github.com/cowlab/cowlab/mm/policy"
 )
 
-// TestForkThatFailsSharesAMarkedPage is finding 31: when row 5 gets no page for the child's
+// TestForkThatFailsSharesAMarkedPage is finding 37: when row 5 gets no page for the child's
 // copy, fork returns ENOMEM, and until the child's address space has been taken down the marked
 // page is mapped twice. Another thread's store then copies it away from the parent, with the
 // patch's own assertion firing, and what the device writes into the pinned page is lost.

@@ -16,7 +16,7 @@ var (
 	loop = Known{"races", "readonly_buffer", "livelock", "finding 3: a read pin of read-only anonymous memory never returns"}
 	lame = Known{"no_memory", "fork_pre_cow", "bug", "a copy at fork that runs out of memory leaves its map count and references behind (fork_pre_cow)"}
 	once = Known{"races", "", "leak", "finding 11: decow_one_pte puts the old page once too few"}
-	half = Known{"no_memory", "decow_one_pte", "bug", "finding 31: a fork that fails leaves a marked page shared with the child being torn down"}
+	half = Known{"no_memory", "decow_one_pte", "bug", "finding 37: a fork that fails leaves a marked page shared with the child being torn down"}
 	took = Known{"races", "mprotect_pin", "wrong-copy", "finding 17: a store after mprotect copies a pinned page away"}
 	huge = Known{"races", "mprotect_pin huge", "wrong-copy", "finding 5: hugetlb_cow asks the references, so that a store after mprotect copies a pinned page away"}
 	leak = Known{"races", "late_dma", "leak-to-disk", "as for a driver's pin the other way round"}
@@ -58,7 +58,7 @@ var rowsKnow = map[string][]Known{
 		{"races", "ksm_pin", "lost-read", "what is refused does not arrive"},
 		{"races", "", "refused", "the idea is to refuse requests of less than a page"},
 	},
-	"one_read_pin": {seen, snap},
+	"one_read_pin": {seen},
 	"kosaki_v3":    {dead},
 	"wp_copy":      {took},
 	"pin_copy":     {took},

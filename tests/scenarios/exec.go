@@ -202,6 +202,9 @@ func (r *runner) lab(t *kernel.Thread) {
 		r.fin.all.Wait(task)
 		return nil
 	})
+	if len(r.s.Fails) > 0 {
+		r.m.FailNever() // the last look at memory is no part of the program
+	}
 	// Time passes when nobody else can do anything: processes that were to end have.
 	for n := 0; n < 1000 && r.ending(); n++ {
 		_ = t.Nanosleep(1000)
@@ -427,7 +430,8 @@ func (r *runner) column(t *kernel.Thread, c *Column) {
 		r.finish(task)
 		if c.proc == nil || !c.proc.vfork {
 			r.line.finish(task)
-			r.fin.all.Wait(task)
+			// Another thread of its process may exit; somebody may wait for that.
+			return r.fin.all.WaitKillable(task)
 		}
 		return nil
 	})

@@ -329,3 +329,59 @@ func TestAbruptEnds(t *testing.T) {
  r = pipe_read p 1 ;
 never P0:r = 0`))
 }
+
+// TestExitOfAThreadThatIsDone pins that a process can exit, and be waited for, although another
+// thread of it has come to the end of its column and waits for the others.
+func TestExitOfAThreadThatIsDone(t *testing.T) {
+	s, err := Parse("threads", `cowlab threads
+"a child of two threads exits"
+P0     | C child | T in C ;
+fork C |         |        ;
+       | exit    |        ;
+wait C |         |        ;
+never deadlock`)
+	require.NoError(t, err)
+	o := observe(t, s, policy.Lookup("stock"), Strategy{Schedules: 60, Seed: 1})
+	assert.Equal(t, "Never", o.Observation, "%v", o.States)
+}
+
+// TestFail pins what a failing allocation does: the call returns ENOMEM; a fault kills the process, and
+// who would have met it goes on.
+func TestFail(t *testing.T) {
+	s, err := Parse("fail", `cowlab fail
+"the second page that is copied cannot be"
+map A 1 page private
+map F 1 page private file
+init A = 1
+fail mm_struct 1
+fail do_wp_page 1
+P0         | C child  | G child  ;
+r = fork C |          |          ;
+q = fork G |          |          ;
+A[0] = 2   | A[0] = 3 | v = F[0] ;
+@1         | @1       | @1       ;
+never oom \/ deadlock
+show P0:r, P0:q, G:v`)
+	require.NoError(t, err)
+	o := observe(t, s, policy.Lookup("stock"), Strategy{Schedules: 20, Seed: 1})
+	assert.Equal(t, []string{"oom"}, o.Also)
+	for _, st := range o.States {
+		assert.Contains(t, st.State, "P0:r=-ENOMEM; P0:q=0x0; G:v=0x0;")
+	}
+}
+
+// TestFailEndsWithTheColumns pins that the last look at memory, which may touch it first, does not
+// meet an allocation that was to fail.
+func TestFailEndsWithTheColumns(t *testing.T) {
+	s, err := Parse("fail", `cowlab fail
+"nothing is touched before the end"
+map B 1 page private
+fail do_anonymous_page 1
+P0    ;
+drain ;
+never oom \/ deadlock
+show P0:B[0]`)
+	require.NoError(t, err)
+	o := observe(t, s, policy.Lookup("stock"), Strategy{Schedules: 5, Seed: 1})
+	assert.Equal(t, "Never", o.Observation, "%v", o.States)
+}

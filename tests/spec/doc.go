@@ -75,4 +75,7 @@
 // A failure prints the command that repeats it, of this form:
 //
 //	go test ./tests/spec -run 'TestProgram$' -v -args -spec-seed 17 -spec-policy pg_gup
+//
+// `cowlab litmus spec-17` runs the same program as a scenario, and tokens of random programs
+// replay.
 package spec

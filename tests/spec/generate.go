@@ -80,7 +80,6 @@ type thread struct {
 	child      bool
 	forked     bool // it has a child that lives
 	flight     int
-	aio        bool
 	held       []held  // its pins
 	dead       bool    // it has exited
 	off        *memory // protected for the moment

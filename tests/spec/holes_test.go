@@ -37,6 +37,7 @@ func TestHoles(t *testing.T) {
 		{31, "write-in-flight", "gup_cow_break", "wp_copy", "leak-to-disk: disk[0] is 0x7, allowed 0x1", 300},
 		{32, "whole-page-store", "dio_page_multiple", "directio_sem", "lost-read: P0:A[512] is 0x1, allowed 0xd0", 100},
 		{33, "given-up", "dio_range_lock_fixed", "directio_sem", "child-changed: C:A[0] is 0xd0, allowed 0x7", 300},
+		{35, "moved-range", "dio_range_lock_fixed", "directio_sem", "lost-read: P0:A[512] is 0x1, allowed 0xd0", 200},
 		{34, "mmput-in-interrupt", "dio_range_lock_fixed", "", "bug: BUG: mmput of the last user of address space", 6000},
 	} {
 		s, err := scenarios.Lookup(c.scenario)

@@ -171,6 +171,9 @@ func (m *Model) classify(f *Finding, t *Term, got byte, known bool) {
 		// there now, in the place of something newer, is the device's doing.
 		f.Verdict = ChildChanged
 		f.Needs, _ = m.delivered(only(got))
+		if arrives {
+			f.Needs |= m.leaks() // it may have come from the disk, where it should not have been
+		}
 	case old && arrives:
 		// Either that is lost, or a store that races with it, and may come later.
 		f.Verdict, f.Needs = LostRead, needs

@@ -122,6 +122,7 @@ func TestJudge(t *testing.T) {
 		{"P0 ;\nA[0] = 2 ;", "P0:A[0]=0x2;", "", 0},
 		{"P0 ;\nA[0] = 2 ;", "P0:A[0]=?;", "", 0},
 		{"P0 ;\nr = pipe_read p 1 ;", "deadlock;", "", 0},
+		{"P0 | P1 ;\nvmsplice p A[0] | r = pipe_read p 1 ;\nq = pipe_read p 1 | ;", "deadlock;", "", 0},
 		{"P0 ;\nA[0] = 2 ;", "deadlock;", Deadlock, 0},
 	} {
 		f := parse(t, c.rows).Model.judge(":>"+c.state, "", 0)

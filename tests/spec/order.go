@@ -115,8 +115,13 @@ func (m *Model) arrange() {
 			m.vague("some wait for each other")
 		}
 	}
-	for _, r := range reads {
+	for i, r := range reads {
 		n := 0
+		for _, o := range reads[i+1:] {
+			if m.events[o].op.Args[0].Word == m.events[r].op.Args[0].Word {
+				m.stuck = true // one of them may get nothing
+			}
+		}
 		for _, s := range splices {
 			if m.events[s].op.Args[0].Word == m.events[r].op.Args[0].Word {
 				n++

@@ -3,6 +3,7 @@ package spec
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -51,13 +52,15 @@ type Result struct {
 
 // Hole is a promise that a policy breaks, in the smallest program that was found for it.
 type Hole struct {
-	Policy   string
-	Verdict  string // with what an assertion said
-	Detail   string // which byte, in the witness
-	Kinds    []string
-	Seed     uint64 // of the program in which it was found
-	Program  *scenarios.Scenario
-	Spec     explore.Spec // of a schedule of Program that shows it
+	Policy  string
+	Verdict string // with what an assertion said
+	Detail  string // which byte, in the witness
+	Kinds   []string
+	Seed    uint64 // of the program in which it was found
+	Program *scenarios.Scenario
+	Spec    explore.Spec // of a schedule of Program that shows it
+	// Token replays the schedule in which it was seen first, in the program of Seed.
+	Token    explore.Token
 	Switches int
 	Runs     uint64 // runs that showed it, or something that looks the same
 	// Finding is the section of docs/findings.md that it belongs to; zero if it is new.
@@ -67,6 +70,27 @@ type Hole struct {
 // String names the hole in a line.
 func (h *Hole) String() string {
 	return fmt.Sprintf("%s: %s (%s) [%s], seed %d, %d operations, %d switches", h.Policy, h.Verdict, h.Detail, strings.Join(h.Kinds, ", "), h.Seed, size(h.Program), h.Switches)
+}
+
+// aboutByte is a finding about a byte, as Finding.String has it.
+var aboutByte = regexp.MustCompile(`^[a-z-]+: (\S+) is \S+, allowed (0x[0-9a-f or]+)$`)
+
+// Scenario returns the hole as a scenario that asks whether it is there: what `cowlab litmus`
+// runs, draws and shrinks, and what can be kept.
+func (h *Hole) Scenario() (*scenarios.Scenario, error) {
+	cond := string(word(h.Verdict))
+	if m := aboutByte.FindStringSubmatch(h.Detail); m != nil {
+		var not []string
+		for v := range strings.SplitSeq(m[2], " or ") {
+			not = append(not, m[1]+" != "+v)
+		}
+		cond = strings.Join(not, ` /\ `)
+	}
+	c := *h.Program
+	c.Doc = fmt.Sprintf("%s under %s", word(h.Verdict), h.Policy)
+	c.Story = fmt.Sprintf("Found by the random program %s. Under %s:\n%s", Name(h.Seed), h.Policy, h.Detail)
+	text, _, _ := strings.Cut(c.Print(), "\nnever ")
+	return scenarios.Parse(c.Name, text+"\nnever "+cond+"\n")
 }
 
 // Search runs random programs under all policies and compares with the model.
@@ -154,7 +178,7 @@ func (r *Result) broken(ctx context.Context, o *Options, p *Program, pol mm.Poli
 			return
 		}
 	}
-	h := &Hole{Policy: pol.Name(), Verdict: w.Verdict, Detail: w.Detail, Seed: seed, Program: p.Text, Spec: w.Spec, Runs: n}
+	h := &Hole{Policy: pol.Name(), Verdict: w.Verdict, Detail: w.Detail, Seed: seed, Program: p.Text, Spec: w.Spec, Token: w.Token, Runs: n}
 	if o.Minimise {
 		small, seen := Minimise(ctx, p, pol, hosts, w.Verdict, min(max(6*o.Schedules/n, 60), 600))
 		if seen != nil {

@@ -2,7 +2,6 @@ package spec
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -11,14 +10,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/policy"
+	"github.com/cowlab/cowlab/tests/scenarios"
 )
 
 var (
 	long    = flag.Duration("spec", 0, "search random programs for that much processor time")
-	outFlag = flag.String("spec-out", "", "a directory for what is found")
+	outFlag = flag.String("spec-out", "", "a directory for what is found: a scenario for each hole, and progress.txt")
 )
 
 // spent is the processor time of this process.
@@ -30,57 +32,45 @@ func spent() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// TestSearch is the long form: -args -spec 60m searches for an hour of processor time. It
+// fails for a hole that Known does not list.
 func TestSearch(t *testing.T) {
 	if *long == 0 {
-		t.Skip("-args -spec 60m searches")
+		t.Skip("-args -spec 60m searches for an hour of processor time")
 	}
 	start := spent()
 	o := Options{Policies: policy.All(), Seed: *seedFlag, Clock: func() time.Duration { return spent() - start }, Budget: *long, Minimise: true}
-	var log, jlog *os.File
 	if *outFlag != "" {
 		require.NoError(t, os.MkdirAll(*outFlag, 0o755))
-		var err error
-		log, err = os.Create(filepath.Join(*outFlag, "holes.txt"))
-		require.NoError(t, err)
-		defer log.Close()
-		jlog, err = os.Create(filepath.Join(*outFlag, "holes.json"))
-		require.NoError(t, err)
-		defer jlog.Close()
 	}
-	n := 0
+	found := 0
 	o.Found = func(h *Hole) {
-		n++
-		if log != nil {
-			b, err := json.Marshal(map[string]any{"policy": h.Policy, "verdict": h.Verdict, "detail": h.Detail, "kinds": h.Kinds, "seed": h.Seed,
-				"text": h.Program.Print(), "switches": h.Switches, "ops": size(h.Program), "finding": h.Finding})
-			require.NoError(t, err)
-			fmt.Fprintf(jlog, "%s\n", b)
+		found++
+		s, err := h.Scenario()
+		require.NoError(t, err)
+		if *outFlag != "" {
+			name := fmt.Sprintf("%03d-finding-%d-%s-%s%s", found, h.Finding, h.Policy, word(h.Verdict), scenarios.Suffix)
+			require.NoError(t, os.WriteFile(filepath.Join(*outFlag, name), []byte(s.Print()), 0o644))
 		}
-		text := fmt.Sprintf("### %d finding=%d %s\nspec %+v\n%s\n", n, h.Finding, h, h.Spec, h.Program.Print())
-		if log != nil {
-			fmt.Fprint(log, text)
-		} else {
-			t.Log(text)
+		if h.Finding == 0 {
+			t.Errorf("new: %s\n%s", h, s.Print())
 		}
 	}
 	last := time.Duration(0)
 	o.Progress = func(r *Result) {
-		if now := o.Clock(); log != nil && now-last > 20*time.Second {
+		if now := o.Clock(); *outFlag != "" && now-last > 20*time.Second {
 			last = now
-			_ = os.WriteFile(filepath.Join(*outFlag, "progress.txt"), []byte(summary(r, now)), 0o644)
+			require.NoError(t, os.WriteFile(filepath.Join(*outFlag, "progress.txt"), []byte(summary(r, now)), 0o644))
 		}
 	}
 	r, err := Search(context.Background(), o)
 	require.NoError(t, err)
-	text := summary(r, o.Clock())
-	t.Log(text)
-	if log != nil {
-		require.NoError(t, os.WriteFile(filepath.Join(*outFlag, "summary.txt"), []byte(text), 0o644))
-	}
+	t.Log(summary(r, o.Clock()))
 }
 
+// summary is a result in words.
 func summary(r *Result, spent time.Duration) string {
-	s := fmt.Sprintf("%s of processor time: %d programs (%d vague, %d with failing allocations, %d with reclaim), %d schedules, %d terms (%d racing), %d holes\n",
+	s := fmt.Sprintf("%s of processor time: %d programs (%d not predicted, %d with failing allocations, %d with reclaim), %d runs, %d bytes (%d racing), %d holes\n",
 		spent, r.Programs, r.Vague, r.Failing, r.Swapping, r.Schedules, r.Bytes, r.Racing, len(r.Holes))
 	for _, p := range sorted(r.Verdicts) {
 		s += fmt.Sprintf("%-26s", p)
@@ -93,4 +83,25 @@ func summary(r *Result, spent time.Duration) string {
 		s += fmt.Sprintf("%6d runs, finding %d: %s\n", h.Runs, h.Finding, h)
 	}
 	return s
+}
+
+// TestHolesAreScenarios: what a search finds is kept as a scenario, which finds it again.
+func TestHolesAreScenarios(t *testing.T) {
+	if race {
+		t.Skip("searches of one goroutine; builds without the race detector run it")
+	}
+	stock := claiming{policy.Lookup("stock"), mm.Forward | mm.OtherPins | mm.AIO, 0}
+	r, err := Search(t.Context(), Options{Policies: []mm.Policy{stock}, Seed: 40, Programs: 10, Schedules: 12, Minimise: true})
+	require.NoError(t, err)
+	require.NotEmpty(t, r.Holes)
+	for _, h := range r.Holes {
+		s, err := h.Scenario()
+		require.NoError(t, err)
+		o, err := s.Observe(t.Context(), policy.Lookup("stock"), nil, scenarios.Strategy{Schedules: 60, Seed: 1})
+		require.NoError(t, err)
+		assert.NotZero(t, o.Positive, "%s\n%s", h, s.Print())
+		again, err := Random(h.Seed)
+		require.NoError(t, err)
+		assert.Equal(t, h.Verdict, again.Target(stock, nil).Run(h.Token.Spec.Strategy(), nil).Verdict, "the token repeats the run")
+	}
 }

@@ -17,7 +17,7 @@ import (
 
 var (
 	seedFlag   = flag.Uint64("spec-seed", 1, "the seed of the first program, or of TestProgram's")
-	policyFlag = flag.String("spec-policy", "", "the policy of TestProgram; empty means all")
+	policyFlag = flag.String("spec-policy", "", "the policy of TestProgram")
 )
 
 // schedules is how many schedules of each program the tests run, as the search does.
@@ -49,7 +49,7 @@ func unknown(t *testing.T, p *Program, pol mm.Policy, hosts *kernel.Hosts, n, se
 func TestPrograms(t *testing.T) {
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
-	n, each := uint64(40), uint64(6)
+	n, each := uint64(46), uint64(5)
 	if race {
 		n, each = 3, 2
 	}
@@ -66,22 +66,22 @@ func TestPrograms(t *testing.T) {
 	}
 	if !race {
 		assert.NotZero(t, seen["~lost-read"], "a policy that promises nothing loses a read")
-		assert.Greater(t, seen[explore.Safe], uint64(5000))
+		assert.Greater(t, seen[explore.Safe], uint64(4000))
 	}
 }
 
-// TestProgram repeats one program, with more schedules.
+// TestProgram repeats one program under one policy, with more schedules.
 func TestProgram(t *testing.T) {
+	pol := policy.Lookup(*policyFlag)
+	if pol == nil {
+		t.Skip("-args -spec-seed 17 -spec-policy pg_gup repeats the program of seed 17 under pg_gup")
+	}
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
 	p, err := Random(*seedFlag)
 	require.NoError(t, err)
 	t.Logf("%s%s", p.Text.Print(), p.Model)
-	for _, pol := range policy.All() {
-		if pol.Name() == *policyFlag {
-			t.Logf("%s: %v", pol.Name(), unknown(t, p, pol, hosts, schedules, *seedFlag, "the program of the flags"))
-		}
-	}
+	t.Logf("%s: %v", pol.Name(), unknown(t, p, pol, hosts, schedules, *seedFlag, "the program of the flags"))
 }
 
 // TestGenerate: every seed makes a program that parses; most are modelled; the same seed makes the
