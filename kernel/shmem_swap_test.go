@@ -27,10 +27,10 @@ func TestSharedMemoryHoldsThreeTimesRAM(t *testing.T) {
 		if testing.Short() {
 			rounds = 1
 		}
-		o = withSwapDisk(Options{CPUs: o.CPUs, Regime: o.Regime, Strategy: o.Strategy, Memory: 1 << 20, NoStack: true}, 4096)
+		o = withSwapDisk(Options{CPUs: o.CPUs, Regime: o.Regime, Strategy: o.Strategy, Memory: 1 << 20, NoStack: true}, 16384)
 		if o.Regime == sched.Parallel {
 			// Several tasks that reclaim 256 frames may meet the OOM killer early, as in 2.6.29.
-			o.Memory, pages = 4<<20, 3072
+			o.Memory, pages = 16<<20, 12288
 		}
 		m, out := run(t, o, func(th *Thread) {
 			require.NoError(t, th.Swapon(swapDev, 0))
