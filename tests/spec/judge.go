@@ -110,6 +110,9 @@ func (m *Model) judge(verdict, detail string, claims mm.Guarantee) *Finding {
 		if f == nil {
 			continue
 		}
+		if m.huge && f.Needs != 0 {
+			f.Needs |= mm.Hugetlb
+		}
 		if worst == nil || f.Promised(claims) && !worst.Promised(claims) ||
 			f.Promised(claims) == worst.Promised(claims) && rank(f.Verdict) < rank(worst.Verdict) {
 			worst = f
@@ -158,6 +161,9 @@ func (m *Model) classify(f *Finding, t *Term, got byte, known bool) {
 		// An older value: the transfer did not write what was in memory. If a device had put
 		// that there, memory may have lost it before.
 		f.Verdict, f.Needs = StaleWrite, needs|m.written(got, known)
+		if !old && !m.stale(got, t) {
+			f.Needs |= t.needs // a later value, perhaps through a page that another process is writing out
+		}
 	case t.Kind == Disk:
 		f.Verdict = LeakToDisk
 		f.Needs |= m.written(got, known)
@@ -174,6 +180,9 @@ func (m *Model) classify(f *Finding, t *Term, got byte, known bool) {
 		if arrives {
 			f.Needs |= m.leaks() // it may have come from the disk, where it should not have been
 		}
+	case known && t.proc != "" && m.aimed(got, t.cell) != 0:
+		// The same with a value that is not the device's own: it has been to the disk and back.
+		f.Verdict, f.Needs = ChildChanged, m.aimed(got, t.cell)|m.leaks()
 	case old && arrives:
 		// Either that is lost, or a store that races with it, and may come later.
 		f.Verdict, f.Needs = LostRead, needs
@@ -217,6 +226,21 @@ func (m *Model) ownedBy(v byte, t *Term) bool {
 	return false
 }
 
+// stale reports whether a value was in memory before a transfer from there to a place of the disk.
+func (m *Model) stale(v byte, t *Term) bool {
+	for _, w := range m.writes[t.cell] {
+		if w.from == nil {
+			continue
+		}
+		for _, o := range m.every {
+			if o.to == *w.from && o.val.Has(v) && m.before(o.at, w.at) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // brought reports whether a value comes from a device: it is one's own, or it is zero, of which there are
 // many, and nobody else has put one into this byte of memory.
 func (m *Model) brought(v byte, c cell) bool {
@@ -233,6 +257,17 @@ func (m *Model) brought(v byte, c cell) bool {
 		}
 	}
 	return device
+}
+
+// aimed returns what has to be promised of the transfers that bring a value to a byte of this name in
+// another process; 0 if there are none.
+func (m *Model) aimed(v byte, c cell) (g mm.Guarantee) {
+	for _, w := range m.every {
+		if w.device && w.to.proc != c.proc && w.to.name == c.name && w.to.off == c.off && w.val.Has(v) {
+			g |= w.needs
+		}
+	}
+	return g
 }
 
 // arrives reports whether a device writes a value into the memory of a process.

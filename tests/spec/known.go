@@ -66,8 +66,9 @@ func holes() []hole {
 		{21, "fork_lock", "deadlock", [][]string{{"fork"}, {"pin read", "pin write", "vmsplice"}}},
 		{21, "kosaki_v3", "deadlock", [][]string{{"fork"}, {"vmsplice"}}},
 		{22, "directed_cow one_read_pin", "child-changed", [][]string{{"fork"}}},
-		{22, "directed_cow", "leak-to-", [][]string{{"fork"}}},
-		{22, "directed_cow one_read_pin", "stale-write", [][]string{{"fork"}, {"disk read"}}},
+		{22, "directed_cow one_read_pin", "leak-to-", [][]string{{"fork"}}},
+		{22, "directed_cow one_read_pin", "stale-write", [][]string{{"fork"}, {"disk read", "pin write"}}},
+		{39, "anon_exclusive", "leak-to-disk", [][]string{{"huge"}, {"fork"}, {"disk write"}}},
 		{23, "pg_dontcow pg_dontcow_v2 vm_dontcow_amended", "bug: ", [][]string{reclaim(), pinners(), {"fork"}}},
 	}
 }

@@ -32,6 +32,7 @@ type Model struct {
 	marks  map[change][]mark
 	fails  bool // allocations fail
 	swaps  bool // reclaim may unmap
+	huge   bool // some memory is of huge pages
 	stuck  bool // somebody may wait for what never happens
 	origin [256]origin
 	forks  map[string]int // by child: the event
@@ -247,6 +248,7 @@ func (m *Model) track() {
 		add(name, off)
 	}
 	m.swaps = m.swaps && m.s.Machine.Swap != 0
+	m.huge = slices.ContainsFunc(m.s.Maps, func(x scenarios.Map) bool { return x.Huge })
 	for name := range m.cells {
 		slices.Sort(m.cells[name])
 	}

@@ -122,6 +122,9 @@ func kinds(s *scenarios.Scenario) []string {
 		case m.ReadOnly:
 			add("read-only")
 		}
+		if m.Huge {
+			add("huge")
+		}
 		if !slices.ContainsFunc(s.Inits, func(in scenarios.Init) bool { return in.Place.Name == m.Name.Text }) {
 			add("untouched")
 		}

@@ -73,7 +73,7 @@ func (h *Hole) String() string {
 }
 
 // aboutByte is a finding about a byte, as Finding.String has it.
-var aboutByte = regexp.MustCompile(`^[a-z-]+: (\S+) is \S+, allowed (0x[0-9a-f or]+)$`)
+var aboutByte = regexp.MustCompile(`^[a-z-]+: (\S+) is \S+, allowed (0x[0-9a-fx or]+)$`)
 
 // Scenario returns the hole as a scenario that asks whether it is there: what `cowlab litmus`
 // runs, draws and shrinks, and what can be kept.
