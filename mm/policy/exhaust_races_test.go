@@ -41,6 +41,7 @@ var raceCells = []raceCell{
 	{"read_fork", "directio_sem", unbounded, "", false},
 	{"read_fork", "pin_copy", unbounded, "lost-read", true},
 	{"read_fork", "dio_pin", unbounded, "", true},
+	{"read_fork", "dio_pin", 3, "", true},
 
 	{"driver_fork", "stock", unbounded, "lost-read", false},
 	{"driver_fork", "pg_gup", unbounded, "", false},
@@ -49,11 +50,11 @@ var raceCells = []raceCell{
 	{"driver_fork", "pin_copy", unbounded, "", true},
 	{"driver_fork", "dio_pin", unbounded, "", true},
 
-	{"write_store", "stock", unbounded, "leak-to-disk", false},
+	{"write_store", "stock", unbounded, "leak-to-disk", true},
 	{"write_store", "pg_gup", unbounded, "", true},
 	{"write_store", "pg_dontcow", unbounded, "", true},
 	{"write_store", "directio_sem", unbounded, "", true},
-	{"write_store", "pin_copy", unbounded, "", false},
+	{"write_store", "pin_copy", unbounded, "", true},
 	{"write_store", "dio_pin", unbounded, "", true},
 
 	{"write_shared", "pg_gup", 2, "", true},
@@ -61,7 +62,7 @@ var raceCells = []raceCell{
 	{"write_shared", "directio_sem", 2, "", true},
 	{"write_shared", "dio_pin", 2, "", true},
 
-	{"write_inflight", "stock", unbounded, "leak-to-disk", false},
+	{"write_inflight", "stock", unbounded, "leak-to-disk", true},
 	{"write_inflight", "pg_gup", unbounded, "", false},
 	{"write_inflight", "pg_dontcow", unbounded, "", false},
 	{"write_inflight", "directio_sem", unbounded, "", false},
