@@ -87,11 +87,14 @@ func (e *env) resolveClaim(tok explore.Token, hosts *kernel.Hosts) (*named, erro
 	}
 	return &named{
 		target: t, title: tok.Target, policy: p,
-		traced: func(sched.Strategy, func(*kernel.Machine)) error {
-			return usagef("traces are for workloads and scenarios; %s is an experiment of a claim", tok.Target)
+		traced: func(s sched.Strategy, done func(*kernel.Machine)) error {
+			return claims.Traced(tok.Target, p, hosts, s, done)
 		},
 		describe: func(out io.Writer) error {
-			_, err := fmt.Fprintf(out, "experiment %s of cowlab claims\n", tok.Target)
+			text, err := claims.Describe(tok.Target)
+			if err == nil {
+				_, err = io.WriteString(out, text)
+			}
 			return err
 		},
 	}, nil

@@ -59,24 +59,58 @@ func Target(tok explore.Token, policies []mm.Policy, hosts *kernel.Hosts) (*expl
 
 // target makes an experiment, or a scenario that ships, something to explore.
 func target(name string, p mm.Policy, hosts *kernel.Hosts) (*explore.Target, error) {
+	e, s, err := lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	if s == nil {
+		return e.program(p, hosts), nil
+	}
+	return s.Target(p, hosts), nil
+}
+
+// lookup finds an experiment in Go, or one that is a scenario, among the experiments or the
+// scenarios that ship.
+func lookup(name string) (experiment, *scenarios.Scenario, error) {
 	for _, e := range experiments() {
 		if e.name != name {
 			continue
 		}
 		if e.run != nil {
-			return e.program(p, hosts), nil
+			return e, nil, nil
 		}
 		s, err := scenarios.Parse(name, "cowlab "+name+"\n"+e.text)
-		if err != nil {
-			return nil, err
-		}
-		return s.Target(p, hosts), nil
+		return e, s, err
 	}
 	s, err := scenarios.Lookup(name)
+	return experiment{}, s, err
+}
+
+// Describe says in text what an experiment runs.
+func Describe(name string) (string, error) {
+	_, s, err := lookup(name)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	return s.Target(p, hosts), nil
+	if s == nil {
+		return fmt.Sprintf("experiment %s of cowlab claims, a program in Go\n", name), nil
+	}
+	return s.Print(), nil
+}
+
+// Traced runs an experiment once with events, and hands the machine to done when it has
+// come to rest.
+func Traced(name string, p mm.Policy, hosts *kernel.Hosts, st sched.Strategy, done func(*kernel.Machine)) error {
+	e, s, err := lookup(name)
+	switch {
+	case err != nil:
+		return err
+	case s != nil:
+		s.RunTraced(p, hosts, st, done)
+	default:
+		e.once(p, hosts, st, nil, done)
+	}
+	return nil
 }
 
 // play is an experiment in Go being run.
@@ -105,46 +139,53 @@ func (p *play) must(err error, call string) bool {
 
 // program makes an experiment in Go something to explore.
 func (e experiment) program(p mm.Policy, hosts *kernel.Hosts) *explore.Target {
-	t := &explore.Target{Name: e.name, Policy: p.Name()}
-	t.Run = func(s sched.Strategy, ob sched.Observer) explore.Observation {
-		pl := &play{gate: explore.NewGate(s), verdict: explore.Safe}
-		o := e.options
-		o.CPUs, o.Regime, o.Strategy, o.Policy, o.Hosts = 2, sched.Free, pl.gate, p, hosts
-		o.NoStack, o.Watchdog, o.StepLimit = true, sched.NoWatchdog, 100_000
-		if o.Memory == 0 {
-			o.Memory = 2 << 20
-		}
-		m, err := kernel.Boot(o)
-		if err != nil {
-			return explore.Observation{Verdict: explore.Panicked, Detail: err.Error()}
-		}
-		defer m.Shutdown()
-		m.CheckSteps(64, ob)
-		out := m.Run(func(t *kernel.Thread) { e.run(t, pl) })
-		obs := explore.Observation{Verdict: pl.verdict, Detail: pl.detail, Steps: out.Steps, Result: out.Result}
-		switch v := explore.VerdictOf(out.Result); {
-		case v != "":
-			obs.Verdict, obs.Detail = v, out.Detail
-			if out.Oops != nil {
-				obs.Detail = out.Oops.Error()
-			}
-		case len(out.Bugs) > 0:
-			obs.Verdict, obs.Detail = string(workload.Bug), out.Bugs[0].Msg
-		case obs.Verdict == explore.Safe:
-			if errs := m.Check(); len(errs) > 0 {
-				obs.Verdict, obs.Detail = string(workload.Bug), "invariant: "+errs[0].Error()
-			} else if leaks := m.Leaks(); len(leaks) > 0 {
-				obs.Verdict, obs.Detail = string(workload.Leak), leaks[0]
-			}
-		}
-		var h explore.StateHash
-		h.PutString("verdict", obs.Verdict)
-		h.PutUint("points", out.Steps)
-		h.PutUint("ns", out.NS)
-		obs.State = h.Sum()
-		return obs
+	return &explore.Target{Name: e.name, Policy: p.Name(), Run: func(s sched.Strategy, ob sched.Observer) explore.Observation {
+		return e.once(p, hosts, s, ob, nil)
+	}}
+}
+
+// once runs an experiment in Go; with done, which gets the machine at the end, it records events.
+func (e experiment) once(p mm.Policy, hosts *kernel.Hosts, s sched.Strategy, ob sched.Observer, done func(*kernel.Machine)) explore.Observation {
+	pl := &play{gate: explore.NewGate(s), verdict: explore.Safe}
+	o := e.options
+	o.CPUs, o.Regime, o.Strategy, o.Policy, o.Hosts = 2, sched.Free, pl.gate, p, hosts
+	o.Events = done != nil
+	o.NoStack, o.Watchdog, o.StepLimit = true, sched.NoWatchdog, 100_000
+	if o.Memory == 0 {
+		o.Memory = 2 << 20
 	}
-	return t
+	m, err := kernel.Boot(o)
+	if err != nil {
+		return explore.Observation{Verdict: explore.Panicked, Detail: err.Error()}
+	}
+	defer m.Shutdown()
+	m.CheckSteps(64, ob)
+	out := m.Run(func(t *kernel.Thread) { e.run(t, pl) })
+	if done != nil {
+		done(m)
+	}
+	obs := explore.Observation{Verdict: pl.verdict, Detail: pl.detail, Steps: out.Steps, Result: out.Result}
+	switch v := explore.VerdictOf(out.Result); {
+	case v != "":
+		obs.Verdict, obs.Detail = v, out.Detail
+		if out.Oops != nil {
+			obs.Detail = out.Oops.Error()
+		}
+	case len(out.Bugs) > 0:
+		obs.Verdict, obs.Detail = string(workload.Bug), out.Bugs[0].Msg
+	case obs.Verdict == explore.Safe:
+		if errs := m.Check(); len(errs) > 0 {
+			obs.Verdict, obs.Detail = string(workload.Bug), "invariant: "+errs[0].Error()
+		} else if leaks := m.Leaks(); len(leaks) > 0 {
+			obs.Verdict, obs.Detail = string(workload.Leak), leaks[0]
+		}
+	}
+	var h explore.StateHash
+	h.PutString("verdict", obs.Verdict)
+	h.PutUint("points", out.Steps)
+	h.PutUint("ns", out.NS)
+	obs.State = h.Sum()
+	return obs
 }
 
 // swapDisk is a disk to swap to.
