@@ -161,7 +161,7 @@ func (m *Model) classify(f *Finding, t *Term, got byte, known bool) {
 		// An older value: the transfer did not write what was in memory. If a device had put
 		// that there, memory may have lost it before.
 		f.Verdict, f.Needs = StaleWrite, needs|m.written(got, known)
-		if !old && !m.stale(got, t) {
+		if !old && !m.stale(got, t) || known && m.crossed(got, t) {
 			f.Needs |= t.needs // a later value, perhaps through a page that another process is writing out
 		}
 	case t.Kind == Disk:
@@ -236,6 +236,17 @@ func (m *Model) stale(v byte, t *Term) bool {
 			if o.to == *w.from && o.val.Has(v) && m.before(o.at, w.at) {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// crossed reports whether a transfer of another process brings a value to memory that has the name
+// of what is written to a place of the disk.
+func (m *Model) crossed(v byte, t *Term) bool {
+	for _, w := range m.writes[t.cell] {
+		if w.from != nil && m.aimed(v, *w.from) != 0 {
+			return true
 		}
 	}
 	return false

@@ -56,6 +56,7 @@ func holes() []hole {
 		{32, "dio_page_multiple", "lost-read", [][]string{{"disk read"}, {"fork"}}},
 		{32, "dio_page_multiple", "stale-write", [][]string{{"disk read"}, {"fork"}}},
 		{33, "dio_range_lock dio_range_lock_fixed", "child-changed", [][]string{{"disk read"}, {"fork"}}},
+		{33, "dio_range_lock dio_range_lock_fixed", "leak-to-", [][]string{{"disk write"}, {"fork"}, {"madvise dontneed", "munmap", "exit"}}},
 		{35, "dio_range_lock dio_range_lock_fixed", "lost-read", [][]string{{"disk read"}, {"fork"}, {"mremap"}}},
 		{34, "dio_range_lock_fixed", "bug: BUG: mmput", [][]string{{"disk read", "disk write"}}},
 		{19, "dio_range_lock", "lost-read", [][]string{{"disk read"}, {"fork"}}},
