@@ -37,7 +37,7 @@ const (
 // counts.
 func holes() []hole {
 	return []hole{
-		{1, "pg_dontcow pg_dontcow_v2 directio_sem", "bug: BUG: follow_page: FOLL_ANON", [][]string{readers(), {"untouched", "madvise dontneed", "mmap", "mremap", "munmap"}}},
+		{1, "pg_dontcow pg_dontcow_v2 directio_sem one_read_pin", "bug: BUG: follow_page: FOLL_ANON", [][]string{readers(), {"untouched", "madvise dontneed", "mmap", "mremap", "munmap"}}},
 		{2, pgGUPForces, "bug: BUG: follow_page: FOLL_ANON", [][]string{readers(), {"fork", "mprotect r", "swapout"}}},
 		{3, pgGUPForces, "livelock", [][]string{readOnly(), {"disk write", "pin read", "vmsplice"}}},
 		{10, pgGUPForces, "livelock", [][]string{readOnly(), {"peek", "poke"}}},
