@@ -267,13 +267,16 @@ func (f *shmem) unuse(t *sched.Task, index uint64, e x86.SwapEntry, p *page.Page
 	}
 }
 
-// sawShmemSwap counts the entries that objects of shmem hold: for checkSwap.
-func (s *System) sawShmemSwap(k *checkState) {
+// sawShmemSwap counts the entries that objects of shmem hold: for checkSwap. It reports whether
+// somebody is about to change one of them: a page goes from one cache to the other under the
+// object's lock, and the entry comes or goes at another step than its count.
+func (s *System) sawShmemSwap(k *checkState) (busy bool) {
 	s.spaces.each(func(as *AddressSpace) {
 		f, ok := as.Ops.(*shmem)
 		if !ok {
 			return
 		}
+		busy = busy || f.lock.Locked()
 		for index, e := range f.swap {
 			a := s.swap.areas[e.Type]
 			if a == nil || e.Offset >= a.max {
@@ -287,4 +290,5 @@ func (s *System) sawShmemSwap(k *checkState) {
 			(*n)[e.Offset]++
 		}
 	})
+	return busy
 }

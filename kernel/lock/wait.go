@@ -32,8 +32,10 @@ func (q *WaitQueue) Prepare(t *sched.Task, s sched.TaskState) {
 	if !found {
 		q.tasks = append(q.tasks, t)
 	}
-	q.raw.Unlock()
+	// Before the queue is let go: who wakes takes the task off, and if it did that to one
+	// that is still running, nobody would wake it from the sleep that follows.
 	t.SetState(s)
+	q.raw.Unlock()
 	t.WaitingOn(q.obj)
 }
 
