@@ -86,7 +86,9 @@ func waitFor(t *kernel.Thread, turn uint64, who uint32) {
 
 // together runs work in a process of its own on each of cpus CPUs and returns
 // the time from the first one's start to the last one's end. Work, number i of
-// them, gets ready and calls meet; what it does from there to done is timed.
+// them, gets ready and calls meet; what it does from there to done is timed. They get
+// ready in turn, so that each one's pages lie together: where two CPUs took their frames
+// at the same time, the host's prefetcher has them contend for neighbouring struct pages.
 func together(t *kernel.Thread, cpus int, work func(c *kernel.Thread, i int, meet, done func())) time.Duration {
 	gate := t.MustMmapShared(pageSize)
 	t.Store32(gate, 0)
@@ -95,6 +97,8 @@ func together(t *kernel.Thread, cpus int, work func(c *kernel.Thread, i int, mee
 	for i := range pids {
 		var err error
 		pids[i], err = t.Fork(func(c *kernel.Thread) {
+			for int(c.Load32(gate)) < i { // the one before is not ready
+			}
 			work(c, i, func() {
 				c.Add32(gate, 1)
 				for int(c.Load32(gate)) < cpus {
@@ -133,29 +137,30 @@ func faultTogether(cpus int) batch {
 }
 
 // gupTogether takes n references by cpus processes, each on pages of its own. The
-// room for the pages stays from batch to batch: what it allocates would have the
-// garbage collector at work meanwhile, on the cores that are measured.
+// room for the pages is theirs from batch to batch, and holds one pass over them, as the
+// floor's does: what it allocates would have the garbage collector at work meanwhile, and
+// what it streams the memory bus, on the cores that are measured.
 func gupTogether(cpus int) batch {
 	const span = 8192 // pages of each
 	room := make([][]*page.Page, cpus)
+	for i := range room {
+		room[i] = pageSlice(span)
+	}
 	return func(t *kernel.Thread, n int) time.Duration {
 		share := n / cpus
-		for i := range room {
-			if len(room[i]) < share {
-				room[i] = pageSlice(share)
-			}
-		}
 		return together(t, cpus, func(c *kernel.Thread, i int, meet, done func()) {
 			own := min(span, share)
 			addr := region(c, own)
-			pages := room[i][:share]
 			meet()
 			kernelMode(c, func(task *sched.Task) {
 				for at := 0; at < share; at += own {
-					pinAll(task, addr, pages[at:min(at+own, share)], fastCall, takeFast)
+					pinAll(task, addr, room[i][:min(own, share-at)], fastCall, takeFast)
 				}
 				done()
-				mm.SystemOf(task).PutUserPages(task, pages, mm.PinGet)
+				s := mm.SystemOf(task)
+				for at := 0; at < share; at += own {
+					s.PutUserPages(task, room[i][:min(own, share-at)], mm.PinGet)
+				}
 			})
 		})
 	}
