@@ -26,21 +26,27 @@ func BenchmarkSchedule(b *testing.B) {
 	require.EqualValues(b, b.N, r.Schedules)
 }
 
+// bare boots a machine as small forkscrew's are, with nothing to do.
+func bare(b *testing.B, hosts *kernel.Hosts, seed uint64) *kernel.Machine {
+	w := workload.Lookup("forkscrew")
+	v := w.Values(true)
+	m, err := kernel.Boot(kernel.Options{
+		CPUs: w.SmallCPUs, Memory: w.Memory(v), Regime: sched.Free, Strategy: sched.NewRandom(seed), Hosts: hosts,
+		Disks: []kernel.Disk{{Name: "vda", Size: uint64(w.DiskBytes(v))}}, Watchdog: sched.NoWatchdog,
+	})
+	require.NoError(b, err)
+	return m
+}
+
 // BenchmarkNothing is what such a schedule takes for its machine alone: boot, a program that
 // does nothing, shutdown, with forkscrew's CPUs, memory and disk. What a machine that is set
 // back instead of made anew could save is less.
 func BenchmarkNothing(b *testing.B) {
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
-	w := workload.Lookup("forkscrew")
-	v := w.Values(true)
 	b.ReportAllocs()
 	for i := range b.N {
-		m, err := kernel.Boot(kernel.Options{
-			CPUs: w.SmallCPUs, Memory: w.Memory(v), Regime: sched.Free, Strategy: sched.NewRandom(uint64(i)), Hosts: hosts,
-			Disks: []kernel.Disk{{Name: "vda", Size: uint64(w.DiskBytes(v))}}, Watchdog: sched.NoWatchdog,
-		})
-		require.NoError(b, err)
+		m := bare(b, hosts, uint64(i))
 		m.CheckSteps(256, nil)
 		m.Run(func(*kernel.Thread) {})
 		m.Shutdown()
@@ -51,15 +57,9 @@ func BenchmarkNothing(b *testing.B) {
 func BenchmarkBoot(b *testing.B) {
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
-	w := workload.Lookup("forkscrew")
-	v := w.Values(true)
 	b.ReportAllocs()
 	for i := range b.N {
-		m, err := kernel.Boot(kernel.Options{
-			CPUs: w.SmallCPUs, Memory: w.Memory(v), Regime: sched.Free, Strategy: sched.NewRandom(uint64(i)), Hosts: hosts,
-			Disks: []kernel.Disk{{Name: "vda", Size: uint64(w.DiskBytes(v))}}, Watchdog: sched.NoWatchdog,
-		})
-		require.NoError(b, err)
+		m := bare(b, hosts, uint64(i))
 		m.Shutdown()
 	}
 }

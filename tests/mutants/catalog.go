@@ -46,6 +46,20 @@ func drain(t *kernel.Thread, r *Run) {
 	r.must(t.Madvise(b, pageSize, mm.MadvDontNeed))
 }
 
+// zapUnderStores throws a page away that another CPU keeps storing to.
+func zapUnderStores(t *kernel.Thread, r *Run) {
+	a := t.MustMmap(pageSize)
+	t.Store64(a, 1)
+	r.Begin()
+	w := t.Go("writer", func(w *kernel.Thread) {
+		for v := range uint64(4) {
+			w.Store64(a, 2+v)
+		}
+	})
+	r.must(t.Madvise(a, pageSize, mm.MadvDontNeed))
+	r.must(t.Join(w))
+}
+
 // forkMutants are mistakes of fork, copy-on-write and munmap.
 func forkMutants() []*Mutant {
 	return []*Mutant{
@@ -70,18 +84,7 @@ func forkMutants() []*Mutant {
 		},
 		{
 			Name: "munmap frees before it flushes", Where: "tlb_flush_mmu", Break: mm.BreakGatherFlush,
-			Program: func(t *kernel.Thread, r *Run) {
-				a := t.MustMmap(pageSize)
-				t.Store64(a, 1)
-				r.Begin()
-				w := t.Go("writer", func(w *kernel.Thread) {
-					for v := range uint64(4) {
-						w.Store64(a, 2+v)
-					}
-				})
-				r.must(t.Madvise(a, pageSize, mm.MadvDontNeed))
-				r.must(t.Join(w))
-			},
+			Program: zapUnderStores,
 		},
 		{
 			Name: "do_wp_page does not look again", Where: "do_wp_page", Break: mm.BreakWPRecheck,
@@ -141,18 +144,7 @@ func forkMutants() []*Mutant {
 		{
 			Name: "flush without the barrier before its interrupt", Where: "flush_tlb_others", Break: mm.BreakFlushBarrier,
 			Options: kernel.Options{TSO: true},
-			Program: func(t *kernel.Thread, r *Run) {
-				a := t.MustMmap(pageSize)
-				t.Store64(a, 1)
-				r.Begin()
-				w := t.Go("writer", func(w *kernel.Thread) {
-					for v := range uint64(4) {
-						w.Store64(a, 2+v)
-					}
-				})
-				r.must(t.Madvise(a, pageSize, mm.MadvDontNeed))
-				r.must(t.Join(w))
-			},
+			Program: zapUnderStores,
 		},
 		{
 			Name: "hugetlb_cow does not look again", Where: "hugetlb_cow", Break: mm.BreakHugeRecheck,

@@ -19,6 +19,15 @@ func pageout(t *kernel.Thread, addr uint64) {
 	}
 }
 
+// swappedOut maps a page, stores 7 in it and has it swapped out.
+func swappedOut(t *kernel.Thread, r *Run) uint64 {
+	r.must(t.Swapon(swapDev, 0))
+	a := t.MustMmap(pageSize)
+	t.Store64(a, 7)
+	pageout(t, a)
+	return a
+}
+
 // swapMutants are mistakes of reclaim, swap and KSM.
 func swapMutants() []*Mutant {
 	return []*Mutant{
@@ -26,10 +35,7 @@ func swapMutants() []*Mutant {
 			Name: "fork does not count swap entries", Where: "copy_one_pte", Break: mm.BreakForkSwapDup,
 			Options: withSwap(kernel.Options{}),
 			Program: func(t *kernel.Thread, r *Run) {
-				r.must(t.Swapon(swapDev, 0))
-				a := t.MustMmap(pageSize)
-				t.Store64(a, 7)
-				pageout(t, a)
+				a := swappedOut(t, r)
 				r.Begin()
 				p := t.Go("pager", func(p *kernel.Thread) { pageout(p, a) })
 				child(t, r, func(c *kernel.Thread) {
@@ -74,10 +80,7 @@ func swapMutants() []*Mutant {
 			Name: "do_swap_page does not look again", Where: "do_swap_page", Break: mm.BreakSwapRecheck,
 			Options: withSwap(kernel.Options{}),
 			Program: func(t *kernel.Thread, r *Run) {
-				r.must(t.Swapon(swapDev, 0))
-				a := t.MustMmap(pageSize)
-				t.Store64(a, 7)
-				pageout(t, a)
+				a := swappedOut(t, r)
 				r.Begin()
 				w := t.Go("other", func(w *kernel.Thread) { w.Store64(a+8, 1) })
 				t.Store64(a+16, 2)
@@ -91,10 +94,7 @@ func swapMutants() []*Mutant {
 			Name: "reclaim counts the references before it has the lock", Where: "__remove_mapping", Break: mm.BreakFreeze,
 			Options: withSwap(kernel.Options{}),
 			Program: func(t *kernel.Thread, r *Run) {
-				r.must(t.Swapon(swapDev, 0))
-				a := t.MustMmap(pageSize)
-				t.Store64(a, 7)
-				pageout(t, a)
+				a := swappedOut(t, r)
 				r.Begin()
 				look := func(t *kernel.Thread) {
 					for range 3 {
