@@ -31,7 +31,7 @@ type named struct {
 // resolve looks up what a token names: a workload, a scenario or a scenario's file.
 func (e *env) resolve(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 	w := workload.Lookup(tok.Target)
-	if w == nil {
+	if w == nil || scenarios.IsToken(tok) { // forkscrew is both a workload and a scenario
 		if strings.HasPrefix(tok.Target, "Test") {
 			return nil, usagef("the token names a Go test; run it in the test's package:\n  COWLAB_SCHEDULE=%s go test -run '^%s$' .", tok, tok.Target)
 		}
