@@ -113,7 +113,7 @@ func (e *env) resolveScenario(tok explore.Token, hosts *kernel.Hosts) (*named, e
 	file := strings.HasSuffix(tok.Target, scenarios.Suffix)
 	if _, random := spec.Seed(tok.Target); !file && !random && !slices.Contains(scenarios.Names(), tok.Target) {
 		_, err := findWorkload(tok.Target)
-		return nil, usagef("token: %v", err)
+		return nil, usagef("token: %v; nor is it a scenario or a claim's experiment. Programs of Go tests are replayed by their tests", err)
 	}
 	sc, err := findScenario(tok.Target)
 	if err != nil {
