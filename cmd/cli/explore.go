@@ -63,9 +63,6 @@ looks for data races of the kernel in each schedule, which takes half as long ag
 	if len(pos) == 0 {
 		return usagef("explore wants a workload; cowlab list has them")
 	}
-	if *why {
-		return runWhy(e, []string{pos[0], "-policy", *policy, "-seed", fmt.Sprint(*seed)})
-	}
 	if err := oneOf("strategy", *strategy, "portfolio", "random", "pct", "pos", "dfs", "dpor"); err != nil {
 		return err
 	}
@@ -77,6 +74,14 @@ looks for data races of the kernel in each schedule, which takes half as long ag
 	}
 	if *preemptions < 0 || *preemptions > 100 {
 		return usagef("-preemptions is %d, must be 0 to 100", *preemptions)
+	}
+	if given(fs, "preemptions") && *strategy != "dfs" {
+		return usagef("-preemptions bounds -strategy dfs, and the strategy is %s", *strategy)
+	}
+	for _, name := range []string{"strategy", "duration", "workers", "format"} {
+		if *why && given(fs, name) {
+			return usagef("-%s is not for -why, which searches in a way of its own", name)
+		}
 	}
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
@@ -91,6 +96,13 @@ looks for data races of the kernel in each schedule, which takes half as long ag
 	vals.read(fs, v)
 	if err := w.Validate(v); err != nil {
 		return usagef("%v", err)
+	}
+	if *why {
+		args := []string{pos[0], "-policy", *policy, "-params", w.Format(v, true), "-seed", fmt.Sprint(*seed)}
+		if *schedules > 0 {
+			args = append(args, "-schedules", fmt.Sprint(*schedules))
+		}
+		return runWhy(e, args)
 	}
 	target := matrix.Target(w, v, p, hosts)
 	// A schedule's garbage is small and short-lived.
@@ -140,9 +152,14 @@ type exploration struct {
 
 func (x *exploration) search(ctx context.Context) error {
 	begin := time.Now()
+	// What is known to be left is less than there will be: only a bound says how far the search is.
 	show := func(done, left uint64) {
+		part := -1.0
+		if x.schedules > 0 {
+			part = float64(done) / float64(x.schedules)
+		}
 		x.bar.show(fmt.Sprintf("%s: %d schedules, %d known to be left, %.0f a second", x.target.Name, done, left,
-			float64(done)/time.Since(begin).Seconds()), float64(done)/float64(done+left))
+			float64(done)/time.Since(begin).Seconds()), part)
 	}
 	switch x.strategy {
 	case "dpor":
@@ -153,7 +170,8 @@ func (x *exploration) search(ctx context.Context) error {
 		x.report, x.complete, x.classes = &r.Report, r.Complete, r.Classes
 		switch {
 		case !r.Complete:
-			x.bound = fmt.Sprintf("not exhaustive: %d interleavings, %d equivalence classes, %d decisions known to need another", r.Schedules, r.Classes, r.Left)
+			x.bound = fmt.Sprintf("not exhaustive: %d interleavings, %d equivalence classes, %d runs given up as repetitions, %d decisions known to need another",
+				r.Schedules, r.Classes, r.Blocked, r.Left)
 		case r.Clocked > 0:
 			x.complete = false
 			x.bound = fmt.Sprintf("not exhaustive: in %d of %d interleavings a task ran for so long that time may decide who is next", r.Clocked, r.Schedules)

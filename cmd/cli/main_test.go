@@ -260,6 +260,10 @@ func TestProgress(t *testing.T) {
 	assert.LessOrEqual(t, len(strings.TrimPrefix(stderr.String(), "\r")), progressWidth)
 	p.clear()
 	assert.True(t, strings.HasSuffix(stderr.String(), " \r"))
+	stderr.Reset()
+	p.last = p.start
+	p.show("a search without a bound", -1)
+	assert.Regexp(t, `^\ra search without a bound *$`, stderr.String(), "no per cent, no time left")
 
 	e.tty = false
 	stderr.Reset()

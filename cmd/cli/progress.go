@@ -23,14 +23,17 @@ const (
 	progressWidth = 79 // a line that wraps cannot be rewritten
 )
 
-// show says what is being done and how far the whole is, from 0 to 1.
+// show says what is being done and how far the whole is, from 0 to 1; less than 0 if nobody knows.
 func (p *progress) show(what string, done float64) {
 	now := time.Now()
 	if !p.e.tty || now.Sub(p.start) < progressAfter || now.Sub(p.last) < progressEvery {
 		return
 	}
 	p.last = now
-	line := fmt.Sprintf("%3.0f%% %s", 100*done, what)
+	line := what
+	if done >= 0 {
+		line = fmt.Sprintf("%3.0f%% %s", 100*done, what)
+	}
 	if done > 0.02 && done < 1 {
 		left := time.Duration(float64(now.Sub(p.start)) * (1 - done) / done)
 		line += fmt.Sprintf(", about %s left", left.Round(time.Second))

@@ -92,6 +92,23 @@ func someTokens(t *testing.T) []string {
 		explore.Token{Target: "dma_thread", Policy: "pg_gup", Spec: explore.Spec{Kind: explore.KindPCT, Depth: 3, Length: 1000, Seed: 7}}.String())
 }
 
+// A token of each scenario that ships is that scenario's, though it may be called as a workload is.
+func TestTokensOfScenarios(t *testing.T) {
+	e, _, _ := newEnv()
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	for _, name := range scenarios.Names() {
+		sc, err := scenarios.Lookup(name)
+		require.NoError(t, err)
+		want := sc.Target(policy.Lookup("stock"), hosts).Token(explore.Spec{Kind: explore.KindRandom, Seed: 1})
+		s, err := e.openSchedule(want.String(), "", 0)
+		if assert.NoError(t, err) {
+			assert.Equal(t, want, s.target.Token(want.Spec))
+			s.close()
+		}
+	}
+}
+
 // A token ends in the same state every time in this process, and in other processes,
 // whatever the number of host threads. With -repeats 1000 that is so many times in each, and in a
 // process with the race detector.

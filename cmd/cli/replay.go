@@ -67,7 +67,10 @@ although it could have gone on.`,
 	if err != nil {
 		return err
 	}
-	story := matrix.Tell(s.target, s.tok.Spec)
+	var story *matrix.Story // takes far longer than the run: told only to who wants it
+	if *draw || *asJSON || *htmlPath != "" || *bundlePath != "" {
+		story = matrix.Tell(s.target, s.tok.Spec)
+	}
 	var written []string
 	for _, out := range []struct {
 		flag, path, what string

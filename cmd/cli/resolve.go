@@ -31,7 +31,7 @@ type named struct {
 // resolve looks up what a token names: a workload, a scenario or a scenario's file.
 func (e *env) resolve(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 	w := workload.Lookup(tok.Target)
-	if w == nil {
+	if w == nil || scenarios.IsToken(tok) { // forkscrew is both a workload and a scenario
 		if strings.HasPrefix(tok.Target, "Test") {
 			return nil, usagef("the token names a Go test; run it in the test's package:\n  COWLAB_SCHEDULE=%s go test -run '^%s$' .", tok, tok.Target)
 		}
@@ -113,7 +113,7 @@ func (e *env) resolveScenario(tok explore.Token, hosts *kernel.Hosts) (*named, e
 	file := strings.HasSuffix(tok.Target, scenarios.Suffix)
 	if _, random := spec.Seed(tok.Target); !file && !random && !slices.Contains(scenarios.Names(), tok.Target) {
 		_, err := findWorkload(tok.Target)
-		return nil, usagef("token: %v", err)
+		return nil, usagef("token: %v; nor is it a scenario or a claim's experiment. Programs of Go tests are replayed by their tests", err)
 	}
 	sc, err := findScenario(tok.Target)
 	if err != nil {

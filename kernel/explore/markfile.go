@@ -211,8 +211,11 @@ func (m *Mark) set(key, v string) (err error) {
 
 func parseObj(v string, o *x86.ObjID) error {
 	n, err := strconv.ParseUint(v, 0, 64)
+	if err != nil {
+		return fmt.Errorf("%s is no object: expected a number of 64 bits, as 0x4001c0000000092", quoted(v))
+	}
 	*o = x86.ObjID(n)
-	return err
+	return nil
 }
 
 func parseOp(v string) (x86.Op, error) {

@@ -36,7 +36,7 @@ func TestRecordingFile(t *testing.T) {
 		head + "0 cpu0 lock":     "line 2",
 		head + "0 gpu0 lock 0x0": "no actor",
 		head + "0 cpu0 jump 0x0": "unknown operation",
-		head + "0 cpu0 lock x":   "line 2",
+		head + "0 cpu0 lock x":   `line 2: "x" is no object: expected a number`,
 		head + "0 cpu0 lock 1 2": "four words",
 	} {
 		_, err := explore.ParseRecording(strings.NewReader(bad))

@@ -160,7 +160,11 @@ func c1TargetOn(p mm.Policy, o sched.Options) explore.Target {
 	if tso {
 		name = "c1_tso"
 	}
-	return explore.Target{Name: name, Policy: p.Name(), Run: func(st sched.Strategy, o sched.Observer) explore.Observation {
+	pol := p.Name()
+	if g, ok := p.(PGGUP); ok && g.noRecheck {
+		pol += "_one_look" // which is what claims call it
+	}
+	return explore.Target{Name: name, Policy: pol, Run: func(st sched.Strategy, o sched.Observer) explore.Observation {
 		mem, err := memHost.NewMemory(x86.MemoryOptions{Bytes: 1 << 20})
 		if err != nil {
 			panic(err)

@@ -13,7 +13,7 @@ func races() []Claim {
 		{
 			ID: "C1", Who: "Torvalds", Lines: "376-402, 720",
 			Says:   "a flag that gup-fast sets comes too late: fork can pass between the look-up of the page and the flag",
-			Ran:    "gup-fast against fork and a store, under pg_gup with and without its second look at the pte, every schedule within the bound",
+			Ran:    "gup-fast against fork and a store, under pg_gup with and without its second look at the pte: every schedule within the bound, and every class of schedules",
 			Settle: settleC1,
 		},
 		{
@@ -68,8 +68,13 @@ func races() []Claim {
 
 func settleC1(l *Lab) Result {
 	without, with := l.AskAll(workload.LostRead, "pg_gup"+oneLook, "claim-c1"), l.AskAll(workload.LostRead, "pg_gup", "claim-c1")
-	res := Result{Verdict: If(without.Found(workload.LostRead), with.Found(workload.LostRead)), Evidence: Evidences(without, with)}
-	if without.Found(workload.LostRead) && with.Safe() {
+	allWithout, allWith := l.EachClass("pg_gup"+oneLook, "driver_fork"), l.EachClass("pg_gup", "driver_fork")
+	lost := without.Found(workload.LostRead) && allWithout.Found(workload.LostRead)
+	res := Result{
+		Verdict:  If(lost, with.Found(workload.LostRead) || allWith.Found(workload.LostRead)),
+		Evidence: Evidences(without, with, allWithout, allWith),
+	}
+	if lost && with.Safe() && allWith.Safe() {
 		res.Verdict, res.On = Depends, "the second look at the pte: without it the race is there, with it it is not"
 	}
 	return res

@@ -85,7 +85,7 @@ func (l *Lab) ask(v workload.Verdict, pol, name string, search func(explore.Targ
 func (l *Lab) exhaust(t explore.Target, preemptions int) *Race {
 	o := explore.ExhaustOptions{Preemptions: preemptions, Workers: l.o.Workers}
 	if !l.o.Deep {
-		o.Schedules = 4 * l.o.Schedules // more than there are, but for tests
+		o.Schedules = 4 * l.o.Schedules
 	}
 	rep, err := explore.Exhaust(l.ctx, t, o)
 	if err != nil {
@@ -102,6 +102,33 @@ func (l *Lab) exhaust(t explore.Target, preemptions int) *Race {
 		which = "the first"
 	}
 	r.bound = fmt.Sprintf("%s %d schedules with at most %d preemption%s", which, rep.Schedules, preemptions, s)
+	return r
+}
+
+// EachClass searches the small form of a workload to the end, one schedule of each class of
+// schedules that differ only in the order of independent steps: for the races that
+// workload.Races tells in as few steps as possible.
+func (l *Lab) EachClass(pol, work string) *Race {
+	l.searched = true
+	w := workload.Lookup(work)
+	if w == nil {
+		fail("there is no workload %q", work)
+	}
+	t := matrix.Target(w, w.Values(true), l.Policy(pol), l.hosts)
+	o := explore.ReduceOptions{Workers: l.o.Workers}
+	if !l.o.Deep {
+		o.Schedules = 10 * l.o.Schedules
+	}
+	rep, err := explore.Reduce(l.ctx, *t, o)
+	if err != nil {
+		fail("%w", err)
+	}
+	r := &Race{Policy: pol, Workload: work, report: &rep.Report}
+	r.must(*t)
+	r.bound = fmt.Sprintf("%d interleavings", rep.Schedules)
+	if rep.Complete && rep.Clocked == 0 {
+		r.bound = fmt.Sprintf("all schedules: %d interleavings, one of each equivalence class", rep.Schedules)
+	}
 	return r
 }
 

@@ -58,6 +58,11 @@ func (s *Scenario) sum() string {
 	return fmt.Sprintf("%08x", uint32(xxhash.Sum64String(c.Print())))
 }
 
+// IsToken reports whether a token was made for a scenario, which can have the name of a workload.
+func IsToken(t explore.Token) bool {
+	return slices.ContainsFunc(t.Params, func(p explore.Param) bool { return p.Key == sumParam })
+}
+
 // CheckToken reports whether a token was made for another text of the scenario.
 func (s *Scenario) CheckToken(t explore.Token) error {
 	for _, p := range t.Params {
