@@ -67,13 +67,15 @@ func (e *everything) setUp(th *Thread) {
 }
 
 // stores writes numbers to a share of the plain pages, and reads some of them from the disk
-// besides; both must be there afterwards.
+// besides; both must be there afterwards. What is read is another sector in each round: the
+// last round's contents would not show that this one's were lost.
 func (e *everything) stores(c *Thread, share, shares, round uint64) {
 	const at = 1024
+	sector := func(i uint64) uint64 { return (i + round) * x86.SectorSize % uint64(len(e.disk)) }
 	for i := share; i < e.pages; i += shares {
 		c.Store64(e.plain+i<<12, pattern(i, round))
 		if i%16 == share {
-			if _, err := c.Pread(e.direct, e.plain+i<<12+at, x86.SectorSize, at); err != nil {
+			if _, err := c.Pread(e.direct, e.plain+i<<12+at, x86.SectorSize, int64(sector(i))); err != nil {
 				e.t.Errorf("direct read: %v", err)
 			}
 		}
@@ -82,7 +84,7 @@ func (e *everything) stores(c *Thread, share, shares, round uint64) {
 		if got := c.Load64(e.plain + i<<12); got != pattern(i, round) {
 			e.t.Errorf("page %d in round %d is %#x", i, round, got)
 		}
-		if i%16 == share && !bytes.Equal(c.Bytes(e.plain+i<<12+at, x86.SectorSize), e.disk[at:at+x86.SectorSize]) {
+		if i%16 == share && !bytes.Equal(c.Bytes(e.plain+i<<12+at, x86.SectorSize), e.disk[sector(i):sector(i)+x86.SectorSize]) {
 			e.t.Errorf("page %d in round %d lost what was read into it", i, round)
 		}
 	}
@@ -207,7 +209,7 @@ func soakOptions(t *testing.T, o Options, swapPages int64) Options {
 // four CPUs in the parallel regime.
 func TestSoakEverything(t *testing.T) {
 	const ram = 6 << 20 // besides the huge pages
-	o := soakOptions(t, Options{CPUs: 4, HugePages: 3, Memory: ram + 4*mm.HugePage2M}, 16384)
+	o := soakOptions(t, Options{CPUs: 4, HugePages: 3, Memory: ram + 3*mm.HugePage2M}, 16384)
 	m := boot(t, o)
 	m.MM().SetOvercommit(mm.OvercommitAlways, 0)
 	e := &everything{t: t, pages: 3 * ram >> 12, disk: content(64 << 10)}

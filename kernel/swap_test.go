@@ -45,7 +45,7 @@ func swapRegimes(t *testing.T, n, seeds int, fn func(t *testing.T, o Options)) {
 // A working set of three times RAM goes out and comes back as it was.
 func TestSwapHoldsThreeTimesRAM(t *testing.T) {
 	swapRegimes(t, 2, 3, func(t *testing.T, o Options) {
-		const pages = 700
+		const pages = 768
 		m, _ := run(t, small(o), func(th *Thread) {
 			require.NoError(t, th.Swapon(swapDev, 0))
 			a := th.MustMmap(pages << 12)
