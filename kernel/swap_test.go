@@ -164,7 +164,8 @@ func TestSwapoff(t *testing.T) {
 	})
 }
 
-// Every invariant at every step of schedules in which a parent and a child swap.
+// A parent and a child swap. The page that a step touched is checked right after it, everything
+// at every 211th step.
 func TestSwapInvariantsAtEveryStep(t *testing.T) {
 	seeds := uint64(6)
 	if testing.Short() {
