@@ -256,3 +256,15 @@ func TestNoAllocationOnTheFastPaths(t *testing.T) {
 	})
 	require.NoError(t, out.Err())
 }
+
+// A program that asks for a nonlinear mapping is told why it gets none, and goes on.
+func TestRemapFilePagesIsRefused(t *testing.T) {
+	run(t, Options{CPUs: 1, Regime: sched.Timed}, func(th *Thread) {
+		a := th.MustMmapShared(2 << 12)
+		th.Store64(a, 7)
+		err := th.RemapFilePages(a, 4096, 0, 1, 0)
+		assert.ErrorIs(t, err, unix.ENOSYS)
+		assert.ErrorContains(t, err, "map each part with MAP_FIXED")
+		assert.EqualValues(t, 7, th.Load64(a))
+	})
+}

@@ -45,7 +45,7 @@ func swapRegimes(t *testing.T, n, seeds int, fn func(t *testing.T, o Options)) {
 // A working set of three times RAM goes out and comes back as it was.
 func TestSwapHoldsThreeTimesRAM(t *testing.T) {
 	swapRegimes(t, 2, 3, func(t *testing.T, o Options) {
-		const pages = 700
+		const pages = 768
 		m, _ := run(t, small(o), func(th *Thread) {
 			require.NoError(t, th.Swapon(swapDev, 0))
 			a := th.MustMmap(pages << 12)
@@ -164,7 +164,8 @@ func TestSwapoff(t *testing.T) {
 	})
 }
 
-// Every invariant at every step of schedules in which a parent and a child swap.
+// A parent and a child swap. The page that a step touched is checked right after it, everything
+// at every 211th step.
 func TestSwapInvariantsAtEveryStep(t *testing.T) {
 	seeds := uint64(6)
 	if testing.Short() {

@@ -149,3 +149,12 @@ func (t *Thread) Mincore(addr, length uint64) ([]byte, error) {
 	t.leave(SysMincore, result(0, err))
 	return vec, err
 }
+
+// RemapFilePages is refused: remap_file_pages(2). There are no nonlinear mappings here; the
+// error says what to do instead, and is ENOSYS for errors.Is.
+func (t *Thread) RemapFilePages(addr, length uint64, prot mm.Prot, pgoff uint64, flags mm.MapFlags) error {
+	task := t.enter(SysRemapFile, addr, length)
+	err := mm.SysRemapFilePages(task, t.p.space, addr, length, prot, pgoff, flags)
+	t.leave(SysRemapFile, result(0, err))
+	return err
+}

@@ -61,6 +61,7 @@ const (
 	SysIoDestroy     Sysno = 207
 	SysIoGetevents   Sysno = 208
 	SysIoSubmit      Sysno = 209
+	SysRemapFile     Sysno = 216
 	SysClockGettime  Sysno = 228
 	SysExitGroup     Sysno = 231
 	SysTgkill        Sysno = 234
@@ -115,6 +116,8 @@ func (n Sysno) String() string {
 		return "mremap"
 	case SysMincore:
 		return "mincore"
+	case SysRemapFile:
+		return "remap_file_pages"
 	case SysMadvise:
 		return "madvise"
 	case SysDup:

@@ -5,7 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+
 	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/policy"
 	"github.com/cowlab/cowlab/tests/speed"
@@ -212,6 +215,31 @@ func BenchmarkSwapIn(b *testing.B) {
 func swapBench(b *testing.B, w batch) {
 	eachPolicy(b, []int{512, 4096}, func(b *testing.B, p mm.Policy, pages int) {
 		l := benchLab(b, p)
+		if p.Name() == "wp_page_count_noswap" && !swaps(&l.swap) {
+			b.Skip("its patch keeps every mapped page out of swap")
+		}
 		benchBatch(b, l.on(&l.swap, w), pages, "page")
 	})
+}
+
+// The benchmarks of swap run under every policy but the one whose patch lets nothing out.
+func TestEveryPolicySwapsButOne(t *testing.T) {
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	for _, p := range policy.All() {
+		l := newLab(hosts, smallMemory, false, p)
+		assert.Equal(t, p.Name() != "wp_page_count_noswap", swaps(&l.swap), p.Name())
+		l.close()
+	}
+}
+
+// swaps reports whether a machine writes pages to its swap area when it is told to.
+func swaps(x *machine) bool {
+	return x.time(func(t *kernel.Thread) time.Duration {
+		addr := swappable(t, 16)
+		before := t.Machine().Trace().Sum(trace.PSwpOut)
+		must(t.Madvise(addr, size(16), mm.MadvPageout), "madvise")
+		must(t.Munmap(addr, size(16)), "munmap")
+		return time.Duration(t.Machine().Trace().Sum(trace.PSwpOut) - before)
+	}) > 0
 }

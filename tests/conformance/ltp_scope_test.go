@@ -46,7 +46,6 @@ var ltpLeftOut = map[string]string{
 	"mmap2-3,mmap01,03,09-10,16,21":              "files that can be mapped, truncated or executed; /dev/zero",
 	"shmat1,shm_test,shmt02-10,shmat01-04":       "System V shared memory is not modelled",
 	"oom02-05":                                   "NUMA policies, control groups and cpusets are not modelled",
-	"min_free_kbytes":                            "the watermarks cannot be set",
 	"ksm02-03,06-07":                             "cpusets, control groups and NUMA policies are not modelled; smart scan is of 6.7",
 	"thp01-04":                                   "2.6.29 has no transparent huge pages",
 	"vma02,04":                                   "mbind: NUMA policies are not modelled",

@@ -131,6 +131,27 @@ var ltpSwap = []ltpCase{
 		})
 		assert.Equal(t, bytes.Repeat([]byte{3}, 10*pg), th.Bytes(a, 10*pg))
 	}},
+	{"min_free_kbytes: who takes everything leaves so much free", func(t *testing.T, th *kernel.Thread) {
+		// Like SetOvercommit, SetMinFree wants a machine at rest; nothing else of it runs here.
+		th.Machine().MM().SetOvercommit(mm.OvercommitAlways, 0)
+		pages := th.Machine().Pages()
+		reserve := pages.Frames() / 4
+		pages.SetMinFree(reserve)
+		minimum, _, _ := pages.Watermarks()
+		assert.InDelta(t, reserve, minimum, 2)
+		touched := uint64(0)
+		dies(t, th, kernel.SIGKILL, func(c *kernel.Thread) {
+			b := c.MustMmap(2000 * pg)
+			for p := range uint64(2000) {
+				c.Store64(b+p*pg, p)
+				touched++
+				if free := pages.FreePages(); free < minimum {
+					t.Errorf("%d pages are free after page %d, not %d", free, p, minimum)
+				}
+			}
+		})
+		assert.Greater(t, touched, reserve)
+	}},
 }
 
 // TestSwapFiles is swapon03: there are MAX_SWAPFILES swap areas, and one more is EPERM.

@@ -137,10 +137,11 @@ func (s Samples) of(side Side) []float64 {
 
 // Verdict is the judgement of one column of one row.
 type Verdict struct {
-	Met   bool   // every rule holds for the median
-	Known bool   // every rule could be judged
-	Clear bool   // every interval lies wholly on the median's side of its bound
-	Text  string // the figures: "1.21 [1.15, 1.30] x native", or why there are none
+	Met    bool   // every rule holds for the median
+	Known  bool   // every rule could be judged
+	Missed bool   // a rule that could be judged does not hold
+	Clear  bool   // every interval lies wholly on the median's side of its bound
+	Text   string // the figures: "1.21 [1.15, 1.30] x native", or why there are none
 }
 
 // Judge evaluates the column of a stage for the samples, with intervals of at
@@ -153,6 +154,7 @@ func (g Goal) Judge(stage Stage, s Samples, level float64) Verdict {
 		one := r.judge(s, level)
 		v.Met = v.Met && one.Met
 		v.Known = v.Known && one.Known
+		v.Missed = v.Missed || one.Missed
 		v.Clear = v.Clear && one.Clear
 		parts = append(parts, one.Text)
 	}
@@ -174,10 +176,11 @@ func (r Rule) judge(s Samples, level float64) Verdict {
 		return x <= r.Factor
 	}
 	return Verdict{
-		Met:   holds(e.Median),
-		Known: true,
-		Clear: holds(e.Lo) == holds(e.Hi),
-		Text:  e.String() + text,
+		Met:    holds(e.Median),
+		Known:  true,
+		Missed: !holds(e.Median),
+		Clear:  holds(e.Lo) == holds(e.Hi),
+		Text:   e.String() + text,
 	}
 }
 

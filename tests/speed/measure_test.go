@@ -52,6 +52,31 @@ func TestSidesTakeTurnsBothWays(t *testing.T) {
 	assert.True(t, r.Met())
 }
 
+// A host without a compiler or a free swap area does not miss a goal; a side of ours that
+// fails does, and so does a rule that can be judged beside one that cannot.
+func TestWhatIsNotMeasuredIsNotMissed(t *testing.T) {
+	var order []string
+	none := NativeSpec{Func: func(int) time.Duration { panic("no swap area") }}
+	failed := func(int) time.Duration { panic("oops") }
+	for _, c := range []struct {
+		what string
+		op   Op
+		met  bool
+	}{
+		{"no native side", Op{Native: none, Emulated: said(&order, "E", 50), Goal: goal(native(1), native(1))}, true},
+		{"no native side, the floor is kept", Op{Native: none, Floor: said(&order, "F", 40), Emulated: said(&order, "E", 50),
+			Goal: goal(native(1), floor(1.3), native(1))}, true},
+		{"no native side, the floor is missed", Op{Native: none, Floor: said(&order, "F", 30), Emulated: said(&order, "E", 50),
+			Goal: goal(native(1), floor(1.3), native(1))}, false},
+		{"no emulated side", Op{Native: NativeSpec{Func: said(&order, "N", 50)}, Emulated: failed, Goal: goal(native(1), native(1))}, false},
+	} {
+		c.op.Name, c.op.N = "x", 1
+		r, err := Measure(t.Context(), []Op{c.op}, Options{Pairs: 1})
+		require.NoError(t, err)
+		assert.Equal(t, c.met, r.Met(), c.what)
+	}
+}
+
 func TestReportJSON(t *testing.T) {
 	var order []string
 	ops := []Op{
