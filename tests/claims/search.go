@@ -11,8 +11,8 @@ import (
 )
 
 // First searches the small form of a workload for the first schedule that shows a verdict:
-// for claims that ask only whether there is one. With Deep it is still the portfolio, because
-// what is there is found sooner by chance than in order.
+// for claims that ask only whether there is one. With Deep it is still the portfolio that
+// goes first, because what is there is found sooner by chance than in order.
 func (l *Lab) First(v workload.Verdict, pol, work, params string) *Race {
 	return l.firstOf(v, pol, work, params, l.o.Schedules)
 }
