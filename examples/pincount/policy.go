@@ -7,10 +7,9 @@ import (
 	"github.com/cowlab/cowlab/mm/page"
 )
 
-// pinCount is PG_gup with a count instead of a flag. PG_gup marks a page that was handed out,
-// for good, and compares references with mappings to see whether it still is in use; here
-// each page counts its pins, and the count is the answer. No page lock, no comparison, no
-// copies for references that are no pins, huge pages alike.
+// pinCount is PG_gup with a count instead of a flag. PG_gup marks a page that was handed out
+// and compares references with mappings to see whether it still is in use; here the page
+// counts its pins. No page lock, no copies for other references; nothing for huge pages.
 type pinCount struct{ mm.Stock }
 
 func (pinCount) Name() string { return "pin_count" }

@@ -96,18 +96,11 @@ func (l *Lab) Explore(t explore.Target) *Race {
 	return r
 }
 
-// explore searches a target: to the end, or to the first schedule that shows first.
+// explore searches a target: to the end, or to the first schedule that shows first. With
+// Deep what no schedule of the portfolio shows is searched to the end as well.
 func (l *Lab) explore(t explore.Target, schedules uint64, first workload.Verdict) *Race {
-	r := &Race{}
 	if l.o.Deep && first == "" {
-		rep, err := explore.Exhaust(l.ctx, t, explore.ExhaustOptions{Preemptions: 2, Workers: l.o.Workers})
-		if err != nil {
-			fail("%w", err)
-		}
-		r.report = &rep.Report
-		r.must(t)
-		r.bound = fmt.Sprintf("all %d schedules with at most %d preemptions", rep.Schedules, rep.Preemptions)
-		return r
+		return l.exhaust(t, 2)
 	}
 	o := explore.Options{Schedules: schedules, Seed: l.o.Seed, Workers: l.o.Workers}
 	if first != "" {
@@ -117,8 +110,11 @@ func (l *Lab) explore(t explore.Target, schedules uint64, first workload.Verdict
 	if err != nil {
 		fail("%w", err)
 	}
-	r.report = rep
+	r := &Race{report: rep}
 	r.must(t)
+	if l.o.Deep && !r.Found(first) {
+		return l.exhaust(t, 2)
+	}
 	r.bound = fmt.Sprintf("%d schedules", rep.Schedules)
 	return r
 }

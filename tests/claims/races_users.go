@@ -113,7 +113,7 @@ func settleC31(l *Lab) Result {
 	bystander, child := 0, 0
 	var first, shown *Race
 	for _, p := range l.o.Policies {
-		for _, params := range []string{"", "aio=1", "exit=1"} {
+		for _, params := range []string{"", "aio=1", "exit=1", "exit=2"} {
 			r := l.firstOf(workload.ChildChanged, p.Name(), "unmap_pin", params, 30)
 			if r.Found(workload.ChildChanged) {
 				bystander++

@@ -11,16 +11,16 @@ import (
 )
 
 // First searches the small form of a workload for the first schedule that shows a verdict:
-// for claims that ask only whether there is one. With Deep it is still the portfolio, because
-// what is there is found sooner by chance than in order.
+// for claims that ask only whether there is one. With Deep it is still the portfolio that
+// goes first, because what is there is found sooner by chance than in order.
 func (l *Lab) First(v workload.Verdict, pol, work, params string) *Race {
-	l.searched = true
 	return l.firstOf(v, pol, work, params, l.o.Schedules)
 }
 
 // firstOf is First with a bound of its own, where many rows are asked the same and what is
 // looked for is not rare; the lab's bound holds if it is less.
 func (l *Lab) firstOf(v workload.Verdict, pol, work, params string, schedules uint64) *Race {
+	l.searched = true
 	schedules = min(schedules, l.o.Schedules)
 	key := fmt.Sprint("first ", v, " ", pol, " ", work, " ", params, " ", schedules)
 	if r := l.seen[key]; r != nil {

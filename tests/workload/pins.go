@@ -2,6 +2,7 @@ package workload
 
 import (
 	"bytes"
+	"errors"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/blk"
@@ -262,10 +263,16 @@ func dmaAfterUnmap() *Workload {
 		Group: OtherUsers, Lines: "754-763",
 		Params: []Param{
 			pinWay,
-			{Name: "exit", Usage: "1: the process exits with its read in flight", Max: 1},
+			{Name: "exit", Usage: "1: the process exits with its read in flight, 2: with its pin", Max: 2},
 			{Name: "pages", Usage: "pages that the bystander takes", Default: 64, Small: 2, Min: 1, Max: 512},
 		},
-		Variants: []string{"aio=0", "aio=1", "exit=1"},
+		Variants: []string{"aio=0", "aio=1", "exit=1", "exit=2"},
+		Valid: func(v Values) error {
+			if v["exit"] == 2 && v["aio"] == 1 {
+				return errors.New("unmap_pin: exit=2 is for a driver's pin, aio=0: exit waits for asynchronous I/O (exit=1)")
+			}
+			return nil
+		},
 		Main:     repeat(unmapPinRound),
 	}), onePage, "huge=1")
 }
@@ -285,7 +292,8 @@ func unmapPinRound(t *kernel.Thread, r *Run) {
 	if r.failed(err, "fork") {
 		return
 	}
-	if r.Values["exit"] == 1 {
+	switch r.Values["exit"] {
+	case 1: // which waits for its asynchronous I/O before it unmaps anything
 		r.begin()
 		pid, err := t.Fork(func(c *kernel.Thread) {
 			buf := c.MustMmap(x86.PageSize)
@@ -298,7 +306,25 @@ func unmapPinRound(t *kernel.Thread, r *Run) {
 			_, _, err = t.Wait(pid)
 			r.failed(err, "wait")
 		}
-	} else {
+	case 2: // a driver's pin outlives its process
+		var pin inFlight
+		ok := false
+		pid, err := t.Fork(func(c *kernel.Thread) {
+			buf := c.MustMmap(x86.PageSize)
+			c.Store64(buf, 1)
+			pin, ok = pinPage(c, r, buf)
+			r.begin()
+			c.Exit(0)
+		})
+		if !r.failed(err, "fork") {
+			_, _, err = t.Wait(pid)
+			r.failed(err, "wait")
+		}
+		setWord(t, gone)
+		if ok {
+			pin.done(t)
+		}
+	default:
 		buf := r.mapBuffer(t, x86.PageSize)
 		t.Store64(buf, 1)
 		pin, ok := pinPage(t, r, buf)
