@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cowlab/cowlab/kernel"
@@ -56,6 +57,7 @@ type Hole struct {
 	Verdict string // with what an assertion said
 	Detail  string // which byte, in the witness
 	Kinds   []string
+	Did     []deed // what Spec does to pinned pages
 	Seed    uint64 // of the program in which it was found
 	Program *scenarios.Scenario
 	Spec    explore.Spec // of a schedule of Program that shows it
@@ -172,16 +174,19 @@ func (r *Result) ask(ctx context.Context, o *Options, p *Program, pol mm.Policy,
 // broken recognises a broken promise, or makes it small.
 func (r *Result) broken(ctx context.Context, o *Options, p *Program, pol mm.Policy, hosts *kernel.Hosts, seed uint64, w explore.Witness, n uint64) {
 	has := kinds(p.Text)
+	did := sync.OnceValue(func() []deed { return deeds(p.Target(pol, hosts), w.Spec) })
 	for _, h := range r.Holes {
-		if h.Policy == pol.Name() && h.Verdict == w.Verdict && within(h.Kinds, has) {
+		if h.Policy == pol.Name() && h.Verdict == w.Verdict && within(h.Kinds, has) && within(h.Did, did()) {
 			h.Runs += n
 			return
 		}
 	}
 	h := &Hole{Policy: pol.Name(), Verdict: w.Verdict, Detail: w.Detail, Seed: seed, Program: p.Text, Spec: w.Spec, Token: w.Token, Runs: n}
+	small := p
 	if o.Minimise {
-		small, seen := Minimise(ctx, p, pol, hosts, w.Verdict, min(max(6*o.Schedules/n, 60), 600))
+		least, seen := Minimise(ctx, p, pol, hosts, w.Verdict, min(max(6*o.Schedules/n, 60), 600), Known(pol.Name(), w.Verdict, has, did) != 0)
 		if seen != nil {
+			small = least
 			h.Program, h.Spec, h.Detail = small.Text, seen.Spec, seen.Detail
 			t := small.Target(pol, hosts)
 			if s, err := explore.Shrink(ctx, *t, seen.Spec, explore.ShrinkOptions{Runs: 600}); err == nil {
@@ -189,14 +194,14 @@ func (r *Result) broken(ctx context.Context, o *Options, p *Program, pol mm.Poli
 			}
 		}
 	}
-	h.Kinds = kinds(h.Program)
+	h.Kinds, h.Did = kinds(h.Program), deeds(small.Target(pol, hosts), h.Spec)
 	for _, k := range r.Holes {
-		if k.Policy == h.Policy && k.Verdict == h.Verdict && slices.Equal(k.Kinds, h.Kinds) {
+		if k.Policy == h.Policy && k.Verdict == h.Verdict && slices.Equal(k.Kinds, h.Kinds) && slices.Equal(k.Did, h.Did) {
 			k.Runs += n
 			return
 		}
 	}
-	h.Finding = Known(h.Policy, h.Verdict, h.Kinds)
+	h.Finding = Known(h.Policy, h.Verdict, h.Kinds, func() []deed { return h.Did })
 	r.Holes = append(r.Holes, h)
 	if o.Found != nil {
 		o.Found(h)
@@ -204,7 +209,7 @@ func (r *Result) broken(ctx context.Context, o *Options, p *Program, pol mm.Poli
 }
 
 // within reports whether all of a are in b.
-func within(a, b []string) bool {
+func within[T comparable](a, b []T) bool {
 	for _, x := range a {
 		if !slices.Contains(b, x) {
 			return false
