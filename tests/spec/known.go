@@ -83,15 +83,25 @@ func holes() []hole {
 // Known returns the section of docs/findings.md that a hole belongs to; zero if it is new. did runs the
 // schedule that shows it once more; it is asked only where there is something to choose.
 func Known(policy, verdict string, kinds []string, did func() []deed) int {
-	for _, h := range holes() {
-		if slices.Contains(strings.Fields(h.policies), policy) && strings.HasPrefix(verdict, h.verdict) &&
-			!slices.ContainsFunc(h.with, func(any []string) bool { return !some(any, kinds) }) &&
-			(h.did == nil || some(h.did, did())) {
-			return h.finding
-		}
+	if h := lookup(policy, verdict, kinds, did); h != nil {
+		return h.finding
 	}
 	return 0
 }
+
+// lookup returns the first hole that fits, nil if none does.
+func lookup(policy, verdict string, kinds []string, did func() []deed) *hole {
+	for _, h := range holes() {
+		if slices.Contains(strings.Fields(h.policies), policy) && strings.HasPrefix(verdict, h.verdict) &&
+			!slices.ContainsFunc(h.with, func(any []string) bool { return !some(any, kinds) }) && h.does(did) {
+			return &h
+		}
+	}
+	return nil
+}
+
+// does reports whether a run does what the hole takes.
+func (h *hole) does(did func() []deed) bool { return h.did == nil || some(h.did, did()) }
 
 // some reports whether one of a is in b.
 func some[T comparable](a, b []T) bool {

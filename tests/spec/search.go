@@ -67,11 +67,30 @@ type Hole struct {
 	Runs     uint64 // runs that showed it, or something that looks the same
 	// Finding is the section of docs/findings.md that it belongs to; zero if it is new.
 	Finding int
+
+	known *hole
+}
+
+// like reports whether a run that looks like the hole, in a program of these kinds, can be it: it does what the
+// finding takes or, if the hole is new, it is nothing that is known.
+func (h *Hole) like(kinds []string, did func() []deed) bool {
+	if h.known != nil {
+		return h.known.does(did)
+	}
+	return lookup(h.Policy, h.Verdict, kinds, did) == nil
 }
 
 // String names the hole in a line.
 func (h *Hole) String() string {
-	return fmt.Sprintf("%s: %s (%s) [%s], seed %d, %d operations, %d switches", h.Policy, h.Verdict, h.Detail, strings.Join(h.Kinds, ", "), h.Seed, size(h.Program), h.Switches)
+	return fmt.Sprintf("%s: %s (%s) [%s], seed %d, %d operations, %d switches", h.Policy, h.Verdict, h.Detail, strings.Join(h.Kinds, ", ")+h.deeds(), h.Seed, size(h.Program), h.Switches)
+}
+
+// deeds lists Did behind the kinds.
+func (h *Hole) deeds() (s string) {
+	for _, d := range h.Did {
+		s += "; " + string(d)
+	}
+	return s
 }
 
 // aboutByte is a finding about a byte, as Finding.String has it.
@@ -176,7 +195,7 @@ func (r *Result) broken(ctx context.Context, o *Options, p *Program, pol mm.Poli
 	has := kinds(p.Text)
 	did := sync.OnceValue(func() []deed { return deeds(p.Target(pol, hosts), w.Spec) })
 	for _, h := range r.Holes {
-		if h.Policy == pol.Name() && h.Verdict == w.Verdict && within(h.Kinds, has) && within(h.Did, did()) {
+		if h.Policy == pol.Name() && h.Verdict == w.Verdict && within(h.Kinds, has) && h.like(has, did) {
 			h.Runs += n
 			return
 		}
@@ -195,13 +214,15 @@ func (r *Result) broken(ctx context.Context, o *Options, p *Program, pol mm.Poli
 		}
 	}
 	h.Kinds, h.Did = kinds(h.Program), deeds(small.Target(pol, hosts), h.Spec)
+	if h.known = lookup(h.Policy, h.Verdict, h.Kinds, func() []deed { return h.Did }); h.known != nil {
+		h.Finding = h.known.finding
+	}
 	for _, k := range r.Holes {
-		if k.Policy == h.Policy && k.Verdict == h.Verdict && slices.Equal(k.Kinds, h.Kinds) && slices.Equal(k.Did, h.Did) {
+		if k.Policy == h.Policy && k.Verdict == h.Verdict && slices.Equal(k.Kinds, h.Kinds) && k.Finding == h.Finding {
 			k.Runs += n
 			return
 		}
 	}
-	h.Finding = Known(h.Policy, h.Verdict, h.Kinds, func() []deed { return h.Did })
 	r.Holes = append(r.Holes, h)
 	if o.Found != nil {
 		o.Found(h)
