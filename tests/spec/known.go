@@ -45,7 +45,9 @@ func holes() []hole {
 		{3, pgGUPForces, "livelock", [][]string{readOnly(), {"disk write", "pin read", "vmsplice"}}, nil},
 		{10, pgGUPForces, "livelock", [][]string{readOnly(), {"peek", "poke"}}, nil},
 		{24, pgGUPCopies, "leak: ", [][]string{fails(), {"fork"}, pinners()}, nil},
-		{24, pgGUPCopies, "bug: ", [][]string{fails(), {"fork"}, pinners()}, nil},
+		{24, pgGUPCopies, "bug: invariant: address space #: anon_rss", [][]string{fails(), {"fork"}, pinners()}, nil},
+		{24, pgGUPCopies, "bug: invariant: pfn #", [][]string{fails(), {"fork"}, pinners()}, nil},
+		{24, pgGUPCopies, "bug: BUG: pg_gup: page_mapcount", [][]string{fails(), {"fork"}, pinners()}, nil},
 		{11, "vm_dontcow vm_dontcow_amended pg_dontcow_v2", "leak: a page", [][]string{pinners()}, nil},
 		{11, "vm_dontcow vm_dontcow_amended pg_dontcow_v2", "bug: a page", [][]string{pinners()}, nil},
 		{14, "pg_dontcow_v2", "bug: BUG: decow_one_pte", [][]string{reclaim(), {"fork"}}, nil},
@@ -76,7 +78,9 @@ func holes() []hole {
 		{22, "directed_cow one_read_pin", "leak-to-", [][]string{{"fork"}}, nil},
 		{22, "directed_cow one_read_pin", "stale-write", [][]string{{"fork"}, {"disk read", "pin write"}}, nil},
 		{39, "anon_exclusive", "leak-to-disk", [][]string{{"huge"}, {"fork"}, {"disk write"}}, nil},
-		{23, "pg_dontcow pg_dontcow_v2 vm_dontcow_amended", "bug: ", [][]string{reclaim(), pinners(), {"fork"}}, nil},
+		{23, "pg_dontcow", "bug: pg_dontcow: VM_BUG_ON: do_wp_page does not reuse", [][]string{reclaim(), pinners(), {"fork"}}, nil},
+		{23, "pg_dontcow_v2", "bug: pg_dontcow_v#: VM_BUG_ON: do_wp_page does not reuse", [][]string{reclaim(), pinners(), {"fork"}}, nil},
+		{23, "vm_dontcow_amended", "bug: vm_dontcow: VM_BUG_ON: do_wp_page does not reuse", [][]string{reclaim(), pinners(), {"fork"}}, nil},
 	}
 }
 
