@@ -102,7 +102,7 @@ swapout A[0] ;`
 // TestKnownAsksForDeeds: a leak in a program with reclaim, a fork and read-only memory is finding 30 or 40 by
 // what the kernel did, and new if it did neither.
 func TestKnownAsksForDeeds(t *testing.T) {
-	has := []string{"fork", "mprotect r", "pin read", "pin write", "swapout"}
+	has := []string{"disk write", "fork", "mprotect r", "pin read", "pin write", "swapout"}
 	for _, c := range []struct {
 		policy, verdict string
 		did             []deed
@@ -118,7 +118,57 @@ func TestKnownAsksForDeeds(t *testing.T) {
 		{"pinned_ptes_after", "lost-read", []deed{reclaimUnmaps}, 0},
 		{"pg_gup", "leak-to-child", []deed{swapInTakes}, 0},
 		{"wp_page_count_noswap_fixed", "leak-to-child", []deed{swapInTakes}, 0}, // it promises direct I/O only
+		{"wp_page_count_noswap_fixed", "leak-to-disk", []deed{swapInTakes}, 40},
 	} {
 		assert.Equal(t, c.want, Known(c.policy, c.verdict, has, func() []deed { return c.did }), "%s: %s, %v", c.policy, c.verdict, c.did)
 	}
+	plain := []string{"disk write", "fork", "store"}
+	assert.Equal(t, 22, Known("directed_cow", "stale-write", plain, func() []deed { return []deed{cowTakes} }))
+	assert.Zero(t, Known("directed_cow", "stale-write", plain, func() []deed { return []deed{cowCopies} }))
+}
+
+// countedNoSwap is row 8 as it is meant with the count at swap-in.
+type countedNoSwap struct{ mm.Policy }
+
+func (p countedNoSwap) Hooks() mm.HookSet       { return p.Policy.Hooks() | mm.HookSwapIn }
+func (p countedNoSwap) SwapIn(f *mm.Fault) bool { return policy.WPPageCountReuse{}.SwapIn(f) }
+
+// TestCountAtSwapInOfDirectWrite: row 8 as it is meant has finding 40 by O_DIRECT, which it
+// promises: the child's store is in the parent's file.
+func TestCountAtSwapInOfDirectWrite(t *testing.T) {
+	if race {
+		t.Skip("searches of one goroutine; builds without the race detector run it")
+	}
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	s, err := scenarios.Parse("direct", `cowlab direct
+"a direct write of a page that fork shared in swap, and a store of each side"
+machine disk=4K swap=64K
+map A 1 page private
+init A = 1
+
+ P0                   | P1       | C child  ;
+ swapout A[0]         | await s  | await s  ;
+ fork C               | A[0] = 2 | A[0] = 3 ;
+ set s                |          |          ;
+ pwrite A[0:512] at 0 |          |          ;
+
+never bug
+`)
+	require.NoError(t, err)
+	p, err := NewProgram(s)
+	require.NoError(t, err)
+	row := policy.Lookup("wp_page_count_noswap_fixed")
+	o := explore.Options{Schedules: 2500, Seed: 1, StopAtFirst: true, Bad: Broken}
+	rep, err := explore.Search(context.Background(), *p.Target(row, hosts), o)
+	require.NoError(t, err)
+	w := rep.Witness(string(LeakToDisk))
+	require.NotNil(t, w, "%v", rep.ByVerdict)
+	assert.Contains(t, w.Detail, "disk[0] is 0x3")
+	assert.Equal(t, 40, p.known(row, hosts, w))
+	t.Logf("schedule %d", rep.Schedules)
+	o.Schedules = min(2*rep.Schedules, o.Schedules)
+	rep, err = explore.Search(context.Background(), *p.Target(countedNoSwap{row}, hosts), o)
+	require.NoError(t, err)
+	assert.Zero(t, rep.ByVerdict[string(LeakToDisk)])
 }
