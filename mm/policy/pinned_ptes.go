@@ -49,12 +49,12 @@ func (p PinnedPTEs) About() mm.About {
 			"reclaim: try_to_unmap leaves the pte of an anonymous page alone that has more references than ptes, swap cache and reclaim; compared before the pte is cleared",
 		},
 		Claims: "both directions of the race without un-COWing in get_user_pages",
-		Open:   "gup-fast can take its reference between the comparison and the clearing of the pte; mprotect to read-only and back makes a store copy the page away from its own pin; hugetlb for the reverse race (6870)",
+		Open:   "gup-fast can take its reference between the comparison and the clearing of the pte; mprotect to read-only and back makes a store copy the page away from its own pin; a store to a page in swap takes it over by the counts of mappings and entries, whoever has it pinned (docs/findings.md); hugetlb for the reverse race (6870)",
 	}
 	if p.After {
 		a.Title = "references count: for reuse, and for reclaim when it has cleared and flushed a pte"
 		a.Changes[2] = "reclaim: try_to_unmap clears and flushes the pte of an anonymous page, and puts it back if there are more references than ptes, swap cache and reclaim"
-		a.Open = "mprotect to read-only and back makes a store copy the page away from its own pin; hugetlb for the reverse race (6870); reclaim flushes ptes that it then puts back"
+		a.Open = "mprotect to read-only and back makes a store copy the page away from its own pin; a store to a page in swap takes it over by the counts of mappings and entries, whoever has it pinned (docs/findings.md); hugetlb for the reverse race (6870); reclaim flushes ptes that it then puts back"
 	}
 	return a
 }

@@ -55,7 +55,7 @@ func (p WPPageCountNoSwap) About() mm.About {
 	if p.Fixed {
 		a.Title = "row 8 with the comparison it means"
 		a.Changes[1] = "reclaim: add_to_swap refuses a page with more references than mappings and reclaim's own"
-		a.Open = "as row 7 without swap; a page that was in the swap cache before it was pinned is unmapped as ever (8291); a pin that comes after the test (8464)"
+		a.Open = "as row 7 without swap; a page that was in the swap cache before it was pinned is unmapped as ever (8291); a pin that comes after the test (8464); a store to a page in swap takes it over from who has pinned it (docs/findings.md)"
 	}
 	return a
 }

@@ -64,6 +64,8 @@ func holes() []hole {
 		{32, "a store into a buffer of whole pages loses the read", "dio_page_multiple", "whole-page-store", "", workload.LostRead},
 		{33, "the child stores to a page that the parent has given up, and the device writes over it", "dio_range_lock_fixed", "given-up", "", workload.ChildChanged},
 		{35, "mremap moves memory away from its range", "dio_range_lock_fixed", "moved-range", "", workload.LostRead},
+		{40, "a store brings a page back from swap while the child has it pinned", "pinned_ptes_after", "swap-in-pinned", "", workload.LeakToChild},
+		{40, "the same the other way round", "pinned_ptes_before", "swap-in-spliced", "", workload.LeakToChild},
 	}
 }
 

@@ -62,7 +62,9 @@
 // io_read wants Forward and AIO, with reclaim in the program UnderSwap too. What a policy does
 // not promise is counted, with "~" before it. What it promises and does not keep is a hole.
 // Holes that are known stand in [Known], each with its section of docs/findings.md; a hole
-// that is not there fails the tests.
+// that is not there fails the tests. A hole is recognised by policy, verdict and kinds of operations,
+// and where these would let others pass, by what the run that shows it did to a pinned page:
+// copied it, took it over, shared it, brought it back from swap.
 //
 // # The search
 //

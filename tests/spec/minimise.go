@@ -13,8 +13,9 @@ import (
 
 // Minimise looks for the fewest operations that still show a verdict under a policy: columns,
 // meeting points, operations, mappings, and what the machine has are left out one after the
-// other, and the model is made anew each time. schedules bounds the search for each.
-func Minimise(ctx context.Context, p *Program, pol mm.Policy, hosts *kernel.Hosts, verdict string, schedules uint64) (*Program, *explore.Witness) {
+// other, and the model is made anew each time. schedules bounds the search for each. What shows a
+// hole that Known lists is not taken for something smaller than what shows one that it does not.
+func Minimise(ctx context.Context, p *Program, pol mm.Policy, hosts *kernel.Hosts, verdict string, schedules uint64, known bool) (*Program, *explore.Witness) {
 	best, seen := p, (*explore.Witness)(nil)
 	try := func(s *scenarios.Scenario) bool {
 		if s == nil {
@@ -25,7 +26,7 @@ func Minimise(ctx context.Context, p *Program, pol mm.Policy, hosts *kernel.Host
 			return false
 		}
 		w := c.shows(ctx, pol, hosts, verdict, schedules)
-		if w == nil {
+		if w == nil || !known && c.known(pol, hosts, w) != 0 {
 			return false
 		}
 		best, seen = c, w
@@ -59,6 +60,11 @@ func (p *Program) shows(ctx context.Context, pol mm.Policy, hosts *kernel.Hosts,
 		return nil
 	}
 	return rep.Witness(verdict)
+}
+
+// known is Known of what a run of the program showed.
+func (p *Program) known(pol mm.Policy, hosts *kernel.Hosts, w *explore.Witness) int {
+	return Known(pol.Name(), w.Verdict, kinds(p.Text), func() []deed { return deeds(p.Target(pol, hosts), w.Spec) })
 }
 
 // simpler lists what can be made simpler besides leaving operations out. None of it can be

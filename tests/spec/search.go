@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cowlab/cowlab/kernel"
@@ -56,6 +57,7 @@ type Hole struct {
 	Verdict string // with what an assertion said
 	Detail  string // which byte, in the witness
 	Kinds   []string
+	Did     []deed // what Spec does to pinned pages
 	Seed    uint64 // of the program in which it was found
 	Program *scenarios.Scenario
 	Spec    explore.Spec // of a schedule of Program that shows it
@@ -65,11 +67,30 @@ type Hole struct {
 	Runs     uint64 // runs that showed it, or something that looks the same
 	// Finding is the section of docs/findings.md that it belongs to; zero if it is new.
 	Finding int
+
+	known *hole
+}
+
+// like reports whether a run that looks like the hole, in a program of these kinds, can be it: it does what the
+// finding takes or, if the hole is new, it is nothing that is known.
+func (h *Hole) like(kinds []string, did func() []deed) bool {
+	if h.known != nil {
+		return h.known.does(did)
+	}
+	return lookup(h.Policy, h.Verdict, kinds, did) == nil
 }
 
 // String names the hole in a line.
 func (h *Hole) String() string {
-	return fmt.Sprintf("%s: %s (%s) [%s], seed %d, %d operations, %d switches", h.Policy, h.Verdict, h.Detail, strings.Join(h.Kinds, ", "), h.Seed, size(h.Program), h.Switches)
+	return fmt.Sprintf("%s: %s (%s) [%s], seed %d, %d operations, %d switches", h.Policy, h.Verdict, h.Detail, strings.Join(h.Kinds, ", ")+h.deeds(), h.Seed, size(h.Program), h.Switches)
+}
+
+// deeds lists Did behind the kinds.
+func (h *Hole) deeds() (s string) {
+	for _, d := range h.Did {
+		s += "; " + string(d)
+	}
+	return s
 }
 
 // aboutByte is a finding about a byte, as Finding.String has it.
@@ -172,16 +193,19 @@ func (r *Result) ask(ctx context.Context, o *Options, p *Program, pol mm.Policy,
 // broken recognises a broken promise, or makes it small.
 func (r *Result) broken(ctx context.Context, o *Options, p *Program, pol mm.Policy, hosts *kernel.Hosts, seed uint64, w explore.Witness, n uint64) {
 	has := kinds(p.Text)
+	did := sync.OnceValue(func() []deed { return deeds(p.Target(pol, hosts), w.Spec) })
 	for _, h := range r.Holes {
-		if h.Policy == pol.Name() && h.Verdict == w.Verdict && within(h.Kinds, has) {
+		if h.Policy == pol.Name() && h.Verdict == w.Verdict && within(h.Kinds, has) && h.like(has, did) {
 			h.Runs += n
 			return
 		}
 	}
 	h := &Hole{Policy: pol.Name(), Verdict: w.Verdict, Detail: w.Detail, Seed: seed, Program: p.Text, Spec: w.Spec, Token: w.Token, Runs: n}
+	small := p
 	if o.Minimise {
-		small, seen := Minimise(ctx, p, pol, hosts, w.Verdict, min(max(6*o.Schedules/n, 60), 600))
+		least, seen := Minimise(ctx, p, pol, hosts, w.Verdict, min(max(6*o.Schedules/n, 60), 600), Known(pol.Name(), w.Verdict, has, did) != 0)
 		if seen != nil {
+			small = least
 			h.Program, h.Spec, h.Detail = small.Text, seen.Spec, seen.Detail
 			t := small.Target(pol, hosts)
 			if s, err := explore.Shrink(ctx, *t, seen.Spec, explore.ShrinkOptions{Runs: 600}); err == nil {
@@ -189,14 +213,16 @@ func (r *Result) broken(ctx context.Context, o *Options, p *Program, pol mm.Poli
 			}
 		}
 	}
-	h.Kinds = kinds(h.Program)
+	h.Kinds, h.Did = kinds(h.Program), deeds(small.Target(pol, hosts), h.Spec)
+	if h.known = lookup(h.Policy, h.Verdict, h.Kinds, func() []deed { return h.Did }); h.known != nil {
+		h.Finding = h.known.finding
+	}
 	for _, k := range r.Holes {
-		if k.Policy == h.Policy && k.Verdict == h.Verdict && slices.Equal(k.Kinds, h.Kinds) {
+		if k.Policy == h.Policy && k.Verdict == h.Verdict && slices.Equal(k.Kinds, h.Kinds) && k.Finding == h.Finding {
 			k.Runs += n
 			return
 		}
 	}
-	h.Finding = Known(h.Policy, h.Verdict, h.Kinds)
 	r.Holes = append(r.Holes, h)
 	if o.Found != nil {
 		o.Found(h)
@@ -204,7 +230,7 @@ func (r *Result) broken(ctx context.Context, o *Options, p *Program, pol mm.Poli
 }
 
 // within reports whether all of a are in b.
-func within(a, b []string) bool {
+func within[T comparable](a, b []T) bool {
 	for _, x := range a {
 		if !slices.Contains(b, x) {
 			return false

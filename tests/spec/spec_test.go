@@ -30,10 +30,10 @@ func unknown(t *testing.T, p *Program, pol mm.Policy, hosts *kernel.Hosts, n, se
 	rep, err := explore.Search(context.Background(), *p.Target(pol, hosts), explore.Options{Schedules: n, Seed: seed, Workers: 1})
 	require.NoError(t, err)
 	for _, w := range rep.Witnesses {
-		if !Broken(w.Verdict) || Known(pol.Name(), w.Verdict, kinds(p.Text)) != 0 {
+		if !Broken(w.Verdict) || p.known(pol, hosts, &w) != 0 {
 			continue
 		}
-		small, seen := Minimise(context.Background(), p, pol, hosts, w.Verdict, 60)
+		small, seen := Minimise(context.Background(), p, pol, hosts, w.Verdict, 60, false)
 		detail := w.Detail
 		if seen != nil {
 			detail = seen.Detail
@@ -137,7 +137,7 @@ set e | @1 | @1 | dma h[512] = 0x64 ;
 fork C | S[0] = 9 | | ;
 A[0] = 2 | | | ;
 @1 | | | ;`)
-	small, seen := Minimise(t.Context(), p, stock, hosts, "lost-read", 40)
+	small, seen := Minimise(t.Context(), p, stock, hosts, "lost-read", 40, true)
 	require.NotNil(t, seen, "nothing is lost")
 	assert.Contains(t, seen.Detail, "P0:A[512] is 0x1, allowed 0x64")
 	for _, k := range kinds(small.Text) {
