@@ -335,6 +335,7 @@ func (m *Machine) View() trace.View {
 			Task:    m.taskNames.name,
 			Syscall: func(nr uint64) string { return Sysno(nr).String() },
 			Lock:    func(obj uint64) string { return m.sched.ObjName(x86.ObjID(obj)) },
+			Oops:    m.sched.OopsText,
 		},
 		Hz:    uint64(m.sched.Cost().GHz * 1e9),
 		Steps: m.opts.Regime == sched.Free,

@@ -48,7 +48,7 @@ func GetUserPages(t *sched.Task, mm *MM, start uint64, n int, flags GUPFlags, ki
 	*g = outer
 	t.C.Trace.Add(trace.EmuGUPSlowPages, uint64(got))
 	if pages != nil {
-		countPins(t, kind, got)
+		mm.Sys.countPins(t, kind, pages[:got])
 	}
 	if got > 0 {
 		return got, nil
@@ -254,16 +254,30 @@ func (s *System) followNone(g *GUP) (*page.Page, error) {
 // countPins counts pages that were pinned, in the way in which later kernels do
 // (FOLL_PIN, for however long): each page once, whoever took the reference, the core or a
 // policy's hook. PutUserPage counts the same pages when they are released.
-func countPins(t *sched.Task, kind PinKind, n int) {
-	if kind != PinGet {
-		t.C.Trace.Add(trace.EmuNrFollPinAcquired, uint64(n))
+func (s *System) countPins(t *sched.Task, kind PinKind, pages []*page.Page) {
+	if kind == PinGet {
+		return
 	}
+	t.C.Trace.Add(trace.EmuNrFollPinAcquired, uint64(len(pages)))
+	if t.C.Trace.On() {
+		for _, p := range pages {
+			s.tracePin(t, trace.EvPin, p, kind)
+		}
+	}
+}
+
+// tracePin records that a page was pinned or unpinned.
+func (s *System) tracePin(t *sched.Task, what trace.EventKind, p *page.Page, kind PinKind) {
+	t.C.Trace.Event(what, t.C.Now(), uint64(s.Pages.PFN(p)), 1, uint64(kind))
 }
 
 // TakeUserPage takes one more reference of the kind on a page of which the caller has one,
 // for PutUserPage to drop: what a bio holds besides the request that made it.
 func (s *System) TakeUserPage(t *sched.Task, p *page.Page, kind PinKind) {
-	countPins(t, kind, 1)
+	if kind != PinGet {
+		t.C.Trace.Inc(trace.EmuNrFollPinAcquired)
+		s.tracePin(t, trace.EvPin, p, kind)
+	}
 	s.takePin(t, p, kind)
 }
 
@@ -282,6 +296,9 @@ func (s *System) takePin(t *sched.Task, p *page.Page, kind PinKind) {
 func (s *System) PutUserPage(t *sched.Task, p *page.Page, kind PinKind) {
 	if kind != PinGet {
 		t.C.Trace.Inc(trace.EmuNrFollPinReleased)
+		if t.C.Trace.On() {
+			s.tracePin(t, trace.EvUnpin, p, kind)
+		}
 	}
 	if s.hooks&HookPut != 0 {
 		s.policy.Put(t, p, kind, 1)

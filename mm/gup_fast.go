@@ -57,7 +57,7 @@ func GetUserPagesFast(t *sched.Task, start uint64, n int, write bool, kind PinKi
 			w.c.IRQDisable()
 			got = w.walk(start, start+length, pages)
 			w.c.IRQEnable()
-			countPins(t, kind, got)
+			s.countPins(t, kind, pages[:got])
 		} else {
 			got = s.gupFastHooked(t, mm, start, n, write, kind, pages)
 		}
@@ -126,7 +126,7 @@ func (s *System) gupFastHooked(t *sched.Task, mm *MM, start uint64, n int, write
 		got = w.walk(start, start+uint64(n)<<x86.PageShift, pages)
 	}
 	c.IRQEnable()
-	countPins(t, kind, got)
+	s.countPins(t, kind, pages[:got])
 	if !ok {
 		s.PutUserPages(t, pages[:got], kind)
 		got = 0

@@ -97,7 +97,9 @@ func (s *System) HugetlbCOW(f *Fault, cached *page.Page) VMFault {
 	if f.sameUnless(BreakHugeRecheck) {
 		pm.Relabel(t, p, page.RefTemp, page.RefMap, 1)
 		s.hugeMapped(t, v, p, true /* anon */)
-		f.PTE.Set(t.C, s.makeHugePTE(v, p, !f.Unshare))
+		entry := s.makeHugePTE(v, p, !f.Unshare)
+		f.PTE.Set(t.C, entry)
+		TracePTE(t, f.Addr, f.Orig, entry)
 		t.C.Trace.Inc(trace.EmuCOWCopy)
 		if f.Unshare {
 			t.C.Trace.Inc(trace.EmuUnshare)

@@ -234,6 +234,7 @@ func (s *System) hugetlbNoPage(f *Fault, h *hstate) (ret VMFault) {
 		pm.Relabel(t, p, page.RefTemp, page.RefMap, 1)
 		s.hugeMapped(t, v, p, p.Mapping == 0)
 		f.PTE.Set(t.C, f.Orig)
+		TracePTE(t, f.Addr, 0, f.Orig)
 		if f.Write && private {
 			ret = s.HugetlbCOW(f, p) // without a second fault
 		}

@@ -202,7 +202,9 @@ func (s *System) hugetlbChangeProtection(t *sched.Task, v *VMA, start, end uint6
 			continue
 		}
 		old := ref.Xchg(t.C, 0)
-		ref.Set(t.C, old.Modify(v.Prot).MkHuge())
+		e := old.Modify(v.Prot).MkHuge()
+		ref.Set(t.C, e)
+		TracePTE(t, addr, old, e)
 		changed++
 	}
 	m.PageTableLock.Unlock(t)

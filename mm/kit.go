@@ -22,6 +22,12 @@ func MaybeMkWrite(e x86.PTE, v *VMA) x86.PTE {
 	return e
 }
 
+// TracePTE records that an entry of the last level was changed, after the fact: policies that
+// set one themselves call it too.
+func TracePTE(t *sched.Task, addr uint64, old, e x86.PTE) {
+	t.C.Trace.Event(trace.EvPTESet, t.C.Now(), addr, uint64(old), uint64(e))
+}
+
 // PtepClearFlush empties an entry and flushes the address on every CPU; it returns
 // what the entry was, with the A and D bits that the hardware set until then
 // (ptep_clear_flush).
@@ -31,6 +37,7 @@ func MaybeMkWrite(e x86.PTE, v *VMA) x86.PTE {
 func (s *System) PtepClearFlush(t *sched.Task, v *VMA, addr uint64, ref x86.PTERef) x86.PTE {
 	v.MM.flushBegin()
 	pte := ref.Xchg(t.C, 0)
+	TracePTE(t, addr, pte, 0)
 	s.FlushTLBPage(t, v, addr)
 	v.MM.flushEnd()
 	return pte
@@ -43,9 +50,11 @@ func (s *System) PtepClearFlush(t *sched.Task, v *VMA, addr uint64, ref x86.PTER
 // Preconditions:
 //   - the ptl of the entry is held
 func (s *System) PtepSetAccessFlags(t *sched.Task, v *VMA, addr uint64, ref x86.PTERef, e x86.PTE, dirty bool) bool {
-	changed := ref.Load(t.C) != e
+	old := ref.Load(t.C)
+	changed := old != e
 	if changed && dirty {
 		ref.Set(t.C, e)
+		TracePTE(t, addr, old, e)
 		s.FlushTLBPage(t, v, addr)
 	}
 	return changed

@@ -133,6 +133,7 @@ func (s *System) doAnonymousPage(f *Fault) VMFault {
 	s.Pages.Relabel(t, p, page.RefTemp, page.RefMap, 1)
 	s.PageAddNewAnonRmap(t, p, v, f.Addr)
 	f.PTE.Set(t.C, entry)
+	TracePTE(t, f.Addr, 0, entry)
 	f.Unlock()
 	return 0
 }
@@ -178,6 +179,7 @@ func (s *System) doLinearFault(f *Fault) VMFault {
 	}
 	s.Pages.Relabel(t, old, page.RefTemp, page.RefMap, 1)
 	f.PTE.Set(t.C, entry)
+	TracePTE(t, f.Addr, f.Orig, entry)
 	f.Unlock()
 	s.Pages.UnlockPage(t, old)
 	if f.Write {
@@ -208,6 +210,7 @@ func (s *System) doPrivateFileCopy(f *Fault, old *page.Page) (ret VMFault) {
 			s.Pages.Relabel(t, p, page.RefTemp, page.RefMap, 1)
 			s.PageAddNewAnonRmap(t, p, v, f.Addr)
 			f.PTE.Set(t.C, entry)
+			TracePTE(t, f.Addr, f.Orig, entry)
 			f.Unlock()
 			t.C.Trace.Inc(trace.EmuCOWCopy)
 		} else {

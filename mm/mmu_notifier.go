@@ -290,6 +290,7 @@ func (s *System) ptepClearFlushYoungNotify(t *sched.Task, v *VMA, addr uint64, r
 // ptl is held.
 func (s *System) setPTEAtNotify(t *sched.Task, m *MM, addr uint64, ref x86.PTERef, e x86.PTE) {
 	ref.Set(t.C, e)
+	TracePTE(t, addr, 0, e)
 	if m.notifiers != nil {
 		m.notifyChange(t, addr, e)
 	}

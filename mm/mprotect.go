@@ -195,6 +195,7 @@ func (m *MM) changePTERange(t *sched.Task, v *VMA, table x86.PFN, addr, end uint
 				}
 			}
 			ref.Set(c, e)
+			TracePTE(t, addr, old, e)
 			changed++
 		}
 		if addr += x86.PageSize; addr == end {

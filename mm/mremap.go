@@ -306,6 +306,7 @@ func (m *MM) movePTEs(t *sched.Task, v *VMA, table x86.PFN, addr, end uint64, n 
 		if !from.Load(t.C).None() {
 			pte := s.PtepClearFlush(t, v, addr, from)
 			dst.Set(t.C, pte)
+			TracePTE(t, to+(addr-start), 0, pte)
 			moved++
 		}
 		if addr += x86.PageSize; addr == end {

@@ -386,6 +386,7 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 		u.PTE, u.Swap = pte, swap
 		if !s.policy.Unmap(u) {
 			ref.Set(t.C, pte)
+			TracePTE(t, addr, 0, pte)
 			return s.unmapFailed(t, ptl)
 		}
 		swap = u.Swap
@@ -397,6 +398,7 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 		s.mmlistAdd(t, mm, nil)
 		mm.AnonRSS.RawAdd(^uint64(0))
 		ref.Set(t.C, swap)
+		TracePTE(t, addr, 0, swap)
 	} else {
 		mm.FileRSS.RawAdd(^uint64(0))
 	}

@@ -75,6 +75,7 @@ func (s *System) doSwapPage(f *Fault) VMFault {
 	}
 	pm.Relabel(t, p, page.RefTemp, page.RefMap, 1)
 	f.PTE.Set(t.C, pte)
+	TracePTE(t, f.Addr, f.Orig, pte)
 	s.PageAddAnonRmap(t, p, v, f.Addr)
 	if !s.Broken(BreakSwapFree) {
 		s.swapFree(t, entry)

@@ -357,7 +357,9 @@ func (s *System) unusePTE(t *sched.Task, v *VMA, addr uint64, table x86.PFN, pte
 	if same {
 		v.MM.AnonRSS.RawAdd(1)
 		s.Pages.GetAs(t, p, page.RefMap)
-		ref.Set(t.C, s.MkPTE(p, v).MkOld())
+		e := s.MkPTE(p, v).MkOld()
+		ref.Set(t.C, e)
+		TracePTE(t, addr, pte, e)
 		s.PageAddAnonRmap(t, p, v, addr)
 		s.swapFree(t, pte.Swap())
 		// It is likely to be wanted soon: it has been swapped out.

@@ -223,6 +223,7 @@ func (s *System) wpCopy(f *Fault) VMFault {
 		s.Pages.Relabel(t, p, page.RefTemp, page.RefMap, 1)
 		s.PageAddNewAnonRmap(t, p, v, f.Addr)
 		f.PTE.Set(t.C, entry)
+		TracePTE(t, f.Addr, 0, entry)
 		t.C.Trace.Inc(trace.EmuWPCopy)
 		t.C.Trace.Inc(trace.EmuCOWCopy)
 		if old != nil {

@@ -38,6 +38,9 @@ func (l *RawSpin) Lock() {
 // Unlock releases the lock.
 func (l *RawSpin) Unlock() { l.w.Unlock() }
 
+// Locked reports whether somebody holds the lock: for assertions.
+func (l *RawSpin) Locked() bool { return l.w.Locked() }
+
 // Word32 is a shared signed 32-bit word of the emulated kernel. Its methods
 // pass a schedule point before they act; obj names the word.
 type Word32 struct{ v atomic.Int32 }

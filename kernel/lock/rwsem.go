@@ -20,6 +20,8 @@ type RWSem struct {
 	time    uint64      // clock of the last release
 }
 
+const eintr = ^uint64(0) - uint64(unix.EINTR) + 1 // -EINTR, as events have it
+
 type waiter struct {
 	t     *sched.Task
 	write bool
@@ -116,6 +118,11 @@ func (s *RWSem) down(t *sched.Task, write bool, state sched.TaskState) bool {
 	s.waiting = append(s.waiting, w)
 	s.raw.Unlock()
 	t.C.Trace.Inc(trace.EmuSleepWaits)
+	wanted := uint64(trace.LockRead)
+	if write {
+		wanted = trace.LockWrite
+	}
+	t.C.Trace.Event(trace.EvLockWait, t.C.Now(), uint64(s.obj), wanted, 0)
 	for {
 		t.SetState(state)
 		t.C.Touch(s.obj, x86.AccRead)
@@ -124,6 +131,7 @@ func (s *RWSem) down(t *sched.Task, write bool, state sched.TaskState) bool {
 		}
 		if state == sched.TaskKillable && t.FatalSignalPending() && s.giveUp(t, w) {
 			t.SetState(sched.TaskRunning)
+			t.C.Trace.Event(trace.EvLockGot, t.C.Now(), uint64(s.obj), eintr, 0)
 			return false
 		}
 		t.WaitingOn(s.obj)
@@ -135,6 +143,7 @@ func (s *RWSem) down(t *sched.Task, write bool, state sched.TaskState) bool {
 	time := s.time
 	s.raw.Unlock()
 	t.C.SetNow(time)
+	t.C.Trace.Event(trace.EvLockGot, t.C.Now(), uint64(s.obj), 0, 0)
 	return true
 }
 

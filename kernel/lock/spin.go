@@ -52,11 +52,13 @@ func (l *SpinLock) spin(t *sched.Task) {
 	}
 	l.waiters.RawAdd(1)
 	t.C.Trace.Inc(trace.EmuLockContended)
+	t.C.Trace.Event(trace.EvLockWait, t.C.Now(), uint64(l.obj), trace.LockSpin, 0)
 	for n := 1; !l.w.TryLock(); n++ {
 		t.C.SpinWait(l.obj, n)
 	}
 	l.waiters.RawAdd(-1)
 	t.C.SetNow(l.time)
+	t.C.Trace.Event(trace.EvLockGot, t.C.Now(), uint64(l.obj), 0, 0)
 }
 
 // TryLock takes the lock if it is free, and reports whether it did.

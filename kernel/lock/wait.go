@@ -34,7 +34,7 @@ func (q *WaitQueue) Prepare(t *sched.Task, s sched.TaskState) {
 	}
 	// Before the queue is let go: who wakes takes the task off, and if it did that to one
 	// that is still running, nobody would wake it from the sleep that follows.
-	t.SetState(s)
+	t.SetStateUnder(&q.raw, s)
 	q.raw.Unlock()
 	t.WaitingOn(q.obj)
 }

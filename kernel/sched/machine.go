@@ -79,6 +79,11 @@ type Options struct {
 	// CheckRaces looks for data races on the kernel's plain fields: see Task.ReadOf.
 	// Deterministic regimes only.
 	CheckRaces bool
+	// SleepPoints has Task.SetState pass a schedule point, so that a search also has others
+	// act between what a task did before and its saying that it is about to sleep. Without
+	// it both are one step: the points of a program are the same as ever, and a task that is
+	// taken off its queue before it says so sleeps for ever in the parallel regime only.
+	SleepPoints bool
 	// Mem is the physical memory. Required.
 	Mem *x86.Memory
 	// Cost is the cost model; nil means x86.DefaultCost().

@@ -94,7 +94,27 @@ func (t *Task) Warn(format string, args ...any) {
 	if len(m.bugs) < 1000 {
 		m.bugs = append(m.bugs, Bug{t.Name, fmt.Sprintf(format, args...)})
 	}
+	n := len(m.bugs)
 	m.resultLock.Unlock()
+	t.C.Trace.Event(trace.EvOops, t.C.Now(), uint64(n), 0, 0)
+}
+
+// OopsText is what an event of kind trace.EvOops tells, in one line: assertion n, from 1, or with
+// n 0 the one that stopped the machine. Empty if there is none.
+func (m *Machine) OopsText(n uint64) string {
+	m.resultLock.Lock()
+	defer m.resultLock.Unlock() // no points inside: cannot be cut
+	text := ""
+	switch {
+	case n > 0 && n <= uint64(len(m.bugs)):
+		text = m.bugs[n-1].Msg
+	case n == 0 && m.result != nil && m.result.Oops != nil:
+		text = m.result.Oops.Msg
+	case n == 0 && m.result != nil:
+		text = m.result.Detail
+	}
+	line, _, _ := strings.Cut(text, "\n")
+	return line
 }
 
 // Bugs returns the recorded assertions.
@@ -142,6 +162,7 @@ func (m *Machine) failFrom(c *cpu, r *Result) {
 
 // failPanic turns a panic that reached the bottom of a coroutine into an outcome.
 func (m *Machine) failPanic(t *Task, r any, stack []byte) {
+	t.C.Trace.Event(trace.EvOops, t.C.Now(), 0, 0, 0)
 	if o, ok := r.(*Oops); ok {
 		o.Stack = string(stack)
 		m.fail(&Result{Reason: Oopsed, Task: t.Name, Oops: o, Detail: o.Error() + "\n" + o.Stack})

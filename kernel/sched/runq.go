@@ -174,6 +174,7 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 	if t.onRQ {
 		// It is on its way into Schedule, which will find it running.
 		home.rq.lock.Unlock()
+		traceWake(by, t, home)
 		return true
 	}
 	target := home
@@ -201,8 +202,16 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 		target.rq.lock.Unlock()
 	}
 	target.show(before)
+	traceWake(by, t, target)
 	m.resched(by, target, preempt)
 	return true
+}
+
+// traceWake records a wake-up (trace_sched_wakeup); who is woken at boot has no waker.
+func traceWake(by, t *Task, target *cpu) {
+	if by != nil {
+		by.C.Trace.Event(trace.EvSchedWake, by.C.Now(), uint64(t.ID), uint64(target.ID), 0)
+	}
 }
 
 // queued reports whether tasks wait for the CPU.

@@ -253,7 +253,29 @@ func (t *Task) State() TaskState { return TaskState(t.state.Load()) }
 
 // SetState announces that the task is about to wait; the caller then tests its
 // condition and calls Schedule. A wake-up in between makes Schedule return at once.
+//
+// Preconditions:
+//   - the task holds no host-level lock; see SetStateUnder
 func (t *Task) SetState(s TaskState) {
+	if t.M.opts.SleepPoints && t.C != nil {
+		t.C.Point(x86.OpWrite, t.Obj())
+	}
+	t.setState(s)
+}
+
+// SetStateUnder is SetState for a task that has queued itself under l, which whoever takes
+// it off the queue holds too: nobody can find the task there and running.
+//
+// Preconditions:
+//   - the task holds l
+func (t *Task) SetStateUnder(l *x86.RawSpin, s TaskState) {
+	if !l.Locked() {
+		t.Oops("the state is set to %v after the queue's lock was released: a wake-up in between is lost", s)
+	}
+	t.setState(s)
+}
+
+func (t *Task) setState(s TaskState) {
 	if t.C != nil {
 		t.C.Touch(t.Obj(), x86.AccWrite)
 	}

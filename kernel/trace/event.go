@@ -26,9 +26,9 @@ const (
 	EvPageFree                // pfn, order
 	EvPageCopyBegin           // destination pfn, source pfn
 	EvPageCopyEnd             // destination pfn, source pfn
-	EvPin                     // pfn, pages, flow
-	EvUnpin                   // pfn, pages, flow
-	EvPTESet                  // address, old entry, new entry
+	EvPin                     // pfn, pages, kind (PinPin, PinLongterm): what nr_foll_pin_acquired counts
+	EvUnpin                   // pfn, pages, kind: what nr_foll_pin_released counts
+	EvPTESet                  // address, old entry, new entry; fork's are EvForkPTE, those of munmap EvZap
 	EvTLBFlush                // address or TLBAll, reason, entries dropped
 	EvIPISend                 // target CPU, vector, flow (0: the next take of the vector there)
 	EvIPITake                 // vector, sender CPU, flow (0: see EvIPISend)
@@ -40,8 +40,8 @@ const (
 	EvDMA                     // pfn, offset, direction (DMAToMemory, DMAFromMemory)
 	EvSchedSwitch             // previous task, next task (0: idle), state of the previous
 	EvSchedWake               // task, target CPU
-	EvLockWait                // lock, class, holder's task or 0
-	EvLockGot                 // lock, class, ns or cycles waited
+	EvLockWait                // lock, how (LockSpin, LockRead, LockWrite)
+	EvLockGot                 // lock, error (signed)
 	EvTaskStart               // task, parent task
 	EvTaskExit                // task, exit code
 	EvSignal                  // target task, signal number, code
@@ -52,14 +52,11 @@ const (
 	EvZap                     // address, pages removed
 	EvMprotect                // address, pages changed
 	EvMremap                  // old address, pages moved, new address
-	EvMigrate                 // old pfn, new pfn, result (signed)
 	EvKSM                     // pfn, merged-into pfn, address
 	EvKSMBreak                // address, pfn
 	EvMMUNotify               // start, end, which method (MMUInvalidatePage and so on)
-	EvSample                  // Counter, value (signed): a point of a counter's curve
-	EvPolicy                  // code, two numbers of the policy's own
-	EvMark                    // code, two numbers of the workload's own
-	EvOops                    // code, two numbers
+	EvMark                    // code, two numbers of the program's own
+	EvOops                    // number of the assertion that failed, from 1; 0 for the one that stops the machine
 	EvUnmap                   // address, pfn, swap entry (0: a file's page): reclaim took a mapping away
 	EvKswapdWake              // order
 	EvOOMKill                 // process, score, pages mapped
@@ -96,6 +93,21 @@ const (
 	ForkSwapped            // a swap entry was duplicated
 	ForkSkipped            // nothing was copied
 	ForkRetried            // locks were dropped; the pte comes again
+)
+
+// The kinds of an [EvPin], in the order of mm.PinKind.
+const (
+	PinGet      = iota // a plain reference, which is no pin: there is no event
+	PinPin             // FOLL_PIN
+	PinLongterm        // FOLL_PIN|FOLL_LONGTERM
+)
+
+// How an [EvLockWait] wants the lock: the flags of Linux' (v6.x)
+// include/trace/events/lock.h:contention_begin.
+const (
+	LockSpin  = 1 << iota // it waits spinning
+	LockRead              // for reading
+	LockWrite             // for writing
 )
 
 // The directions of an [EvDMA].

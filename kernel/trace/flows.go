@@ -120,21 +120,19 @@ func (p *perfetto) bioDone(b bio, now micros) {
 // laneTID is the track of a lane; they stand below the devices' own.
 func (p *perfetto) laneTID(lane int) int { return p.deviceTID() + 1 + lane }
 
-// pin draws pins and unpins: a curve of their number, and an arrow from a
-// pin to the unpin with its flow id.
+// pin draws pins and unpins: a curve of their number, and an arrow from each unpin's pin,
+// which is the oldest of the frame that has none yet.
 func (p *perfetto) pin(cpu int, e Event, now micros) {
 	if e.Kind == EvPin {
 		p.moment(cpu, e, now, "pin")
-		if e.C != 0 {
-			id := p.newArrow()
-			p.pins[e.C] = id
-			p.arrow('s', cpu, "pin", id, now)
-		}
+		id := p.newArrow()
+		p.pins[e.A] = append(p.pins[e.A], id)
+		p.arrow('s', cpu, "pin", id, now)
 	} else {
 		p.moment(cpu, e, now, "unpin")
-		if id, ok := p.pins[e.C]; ok {
-			delete(p.pins, e.C)
-			p.arrow('f', cpu, "pin", id, now)
+		if ids := p.pins[e.A]; len(ids) > 0 {
+			p.pins[e.A] = ids[1:]
+			p.arrow('f', cpu, "pin", ids[0], now)
 		}
 	}
 	p.countPins(e, now)
@@ -146,18 +144,7 @@ func (p *perfetto) countPins(e Event, now micros) {
 	} else {
 		p.pinned -= int64(e.B)
 	}
-	p.curve("pinned pages", max(p.pinned, 0), now)
-}
-
-// sample adds a point of a counter's curve.
-func (p *perfetto) sample(e Event, now micros) {
-	if name := p.view.Names.name(fCounter, e.A); name != "" {
-		p.curve(name, int64(e.B), now)
-	}
-}
-
-func (p *perfetto) curve(name string, value int64, now micros) {
-	p.add(item{name: name, phase: 'C', start: now, args: map[string]any{"value": value}})
+	p.add(item{name: "pinned pages", phase: 'C', start: now, args: map[string]any{"value": max(p.pinned, 0)}})
 }
 
 // device adds an event that a device recorded.
@@ -165,11 +152,6 @@ func (p *perfetto) device(e Event, now micros) {
 	switch e.Kind {
 	case EvBioComplete:
 		p.bioComplete(-1, e, now)
-	case EvSample:
-		p.sample(e, now)
-	case EvPin, EvUnpin:
-		p.instant(p.deviceTID(), e, now, "device")
-		p.countPins(e, now)
 	default:
 		p.instant(p.deviceTID(), e, now, "device")
 	}

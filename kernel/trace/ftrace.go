@@ -114,9 +114,9 @@ func (v *View) ftraceArgs(dst []byte, e Event) []byte {
 	case EvSchedWake:
 		return fmt.Appendf(dst, "comm=%s pid=%d prio=120 target_cpu=%03d", n.TaskName(e.A), e.A, e.B)
 	case EvLockWait:
-		return append(n.value(dst, fLock, e.A), " (flags=0x0)"...)
+		return append(n.value(append(n.value(dst, fLock, e.A), " (flags="...), fLockHow, e.B), ')')
 	case EvLockGot:
-		return append(n.value(dst, fLock, e.A), " (ret=0)"...)
+		return fmt.Appendf(n.value(dst, fLock, e.A), " (ret=%d)", int64(e.B))
 	case EvTaskStart:
 		return fmt.Appendf(dst, "comm=%s pid=%d child_comm=%s child_pid=%d",
 			n.TaskName(e.B), e.B, n.TaskName(e.A), e.A)

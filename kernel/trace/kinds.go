@@ -25,14 +25,15 @@ const (
 	fSyscall
 	fVector
 	fLock
-	fPolicy
 	fMark
-	fCounter
 	fReason
 	fForkAction
 	fDirection
 	fBytes
 	fTLBAddr
+	fPinKind
+	fLockHow
+	fOops
 )
 
 type arg struct {
@@ -82,8 +83,8 @@ var kinds = [NumEventKinds]kind{
 		args: [3]arg{{"to_pfn", fHex}, {"from_pfn", fHex}}},
 	EvPageCopyEnd: {name: "copy_page_end", slice: "copy page", phase: End, opens: EvPageCopyBegin,
 		args: [3]arg{{"to_pfn", fHex}, {"from_pfn", fHex}}},
-	EvPin:       {name: "page_pin", args: [3]arg{{"pfn", fHex}, {"pages", fDec}, {"flow", fDec}}},
-	EvUnpin:     {name: "page_unpin", args: [3]arg{{"pfn", fHex}, {"pages", fDec}, {"flow", fDec}}},
+	EvPin:       {name: "page_pin", args: [3]arg{{"pfn", fHex}, {"pages", fDec}, {"kind", fPinKind}}},
+	EvUnpin:     {name: "page_unpin", args: [3]arg{{"pfn", fHex}, {"pages", fDec}, {"kind", fPinKind}}},
 	EvPTESet:    {name: "pte_set", args: [3]arg{{"address", fHex}, {"old", fHex}, {"new", fHex}}},
 	EvTLBFlush:  {name: "tlb_flush", args: [3]arg{{"address", fTLBAddr}, {"reason", fReason}, {"dropped", fDec}}},
 	EvIPISend:   {name: "ipi_send_cpu", args: [3]arg{{"cpu", fDec}, {"vector", fVector}, {"flow", fDec}}},
@@ -98,9 +99,9 @@ var kinds = [NumEventKinds]kind{
 	EvSchedSwitch: {name: "sched_switch", args: [3]arg{{"prev", fTask}, {"next", fTask}, {"prev_state", fDec}}},
 	EvSchedWake:   {name: "sched_wakeup", args: [3]arg{{"task", fTask}, {"target_cpu", fDec}}},
 	EvLockWait: {name: "contention_begin", slice: "lock wait", phase: Begin,
-		args: [3]arg{{"lock", fLock}, {"class", fDec}, {"holder", fTask}}},
+		args: [3]arg{{"lock", fLock}, {"flags", fLockHow}}},
 	EvLockGot: {name: "contention_end", slice: "lock wait", phase: End, opens: EvLockWait,
-		args: [3]arg{{"lock", fLock}, {"class", fDec}, {"waited", fDec}}},
+		args: [3]arg{{"lock", fLock}, {"ret", fSigned}}},
 	EvTaskStart: {name: "sched_process_fork", args: [3]arg{{"child", fTask}, {"parent", fTask}}},
 	EvTaskExit:  {name: "sched_process_exit", args: [3]arg{{"task", fTask}, {"code", fSigned}}},
 	EvSignal:    {name: "signal_generate", args: [3]arg{{"task", fTask}, {"sig", fDec}, {"code", fSigned}}},
@@ -113,14 +114,11 @@ var kinds = [NumEventKinds]kind{
 	EvZap:       {name: "zap", args: [3]arg{{"address", fHex}, {"pages", fDec}}},
 	EvMprotect:  {name: "mprotect", args: [3]arg{{"address", fHex}, {"pages", fDec}}},
 	EvMremap:    {name: "mremap", args: [3]arg{{"address", fHex}, {"pages", fDec}, {"to", fHex}}},
-	EvMigrate:   {name: "migrate_page", args: [3]arg{{"old_pfn", fHex}, {"new_pfn", fHex}, {"ret", fSigned}}},
 	EvKSM:       {name: "ksm_merge", args: [3]arg{{"pfn", fHex}, {"into_pfn", fHex}, {"address", fHex}}},
 	EvKSMBreak:  {name: "ksm_break", args: [3]arg{{"address", fHex}, {"pfn", fHex}}},
 	EvMMUNotify: {name: "mmu_notifier", args: [3]arg{{"start", fHex}, {"end", fHex}, {"method", fDec}}},
-	EvSample:    {name: "sample", args: [3]arg{{"counter", fCounter}, {"value", fSigned}}},
-	EvPolicy:    {name: "policy", args: [3]arg{{"code", fPolicy}, {"a", fDec}, {"b", fDec}}},
 	EvMark:      {name: "mark", args: [3]arg{{"code", fMark}, {"a", fDec}, {"b", fDec}}},
-	EvOops:      {name: "oops", args: [3]arg{{"code", fDec}, {"a", fHex}, {"b", fHex}}},
+	EvOops:      {name: "oops", args: [3]arg{{"what", fOops}}},
 
 	EvUnmap:      {name: "try_to_unmap", args: [3]arg{{"address", fHex}, {"pfn", fHex}, {"entry", fHex}}},
 	EvKswapdWake: {name: "mm_vmscan_wakeup_kswapd", args: [3]arg{{"order", fDec}}},
@@ -177,6 +175,13 @@ var forkActions = [...]string{
 	ForkSkipped: "skipped", ForkRetried: "retried",
 }
 
+var pinKinds = [...]string{PinGet: "get", PinPin: "pin", PinLongterm: "longterm"}
+
+var lockHows = [...]string{
+	LockSpin: "SPIN", LockRead: "READ", LockRead | LockSpin: "SPIN|READ",
+	LockWrite: "WRITE", LockWrite | LockSpin: "SPIN|WRITE",
+}
+
 // Namer turns the integers of events into names. Any of its functions may be
 // nil or return "", and the number is printed.
 type Namer struct {
@@ -184,8 +189,8 @@ type Namer struct {
 	Syscall func(nr uint64) string
 	Vector  func(vector uint64) string
 	Lock    func(obj uint64) string
-	Policy  func(code uint64) string // of EvPolicy
 	Mark    func(code uint64) string // of EvMark
+	Oops    func(n uint64) string    // of EvOops, in one line
 }
 
 func lookup(f func(uint64) string, v uint64) string {
@@ -224,14 +229,14 @@ func (n *Namer) name(how format, v uint64) string {
 		return lookup(n.Vector, v)
 	case fLock:
 		return lookup(n.Lock, v)
-	case fPolicy:
-		return lookup(n.Policy, v)
 	case fMark:
 		return lookup(n.Mark, v)
-	case fCounter:
-		if v < NumCounters {
-			return counterNames[v]
-		}
+	case fOops:
+		return lookup(n.Oops, v)
+	case fPinKind:
+		return pick(pinKinds[:], v)
+	case fLockHow:
+		return pick(lockHows[:], v)
 	case fReason:
 		return pick(flushReasons[:], v)
 	case fForkAction:

@@ -28,7 +28,7 @@ import (
 // get a slice of at most a microsecond each, from which arrows start and end. An
 // end whose begin the ring has forgotten is an instant.
 //
-// Pins and EvSample events are drawn as counter tracks. Timestamps are
+// The number of pinned pages is drawn as a counter track. Timestamps are
 // microseconds with three decimals. An arrow that points back in time, which
 // clocks that do not agree produce, is for the viewer to drop: use [View.Steps].
 func WritePerfetto(w io.Writer, events []Event, v View) error {

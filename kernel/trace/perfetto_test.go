@@ -186,29 +186,31 @@ func TestSlicesAcrossSwitch(t *testing.T) {
 
 func TestArrows(t *testing.T) {
 	out := render(t, []Event{
-		{Time: 100, Kind: EvIPISend, Task: 1, A: 1, B: 0},                      // no flow id
-		{Time: 150, Kind: EvIPISend, Task: 1, A: 2, B: 0, C: 7},                // flow id 7
-		{Time: 160, Kind: EvIPISend, CPU: 2, Task: 3, A: 1, B: 0},              // joins the first
-		{Time: 200, Kind: EvIPITake, CPU: 1, Task: 2, A: 0},                    // takes both
-		{Time: 210, Kind: EvIPITake, CPU: 1, Task: 2, A: 0},                    // nothing left
-		{Time: 220, Kind: EvIPITake, CPU: 2, Task: 3, A: 0, C: 8},              // another's id
-		{Time: 230, Kind: EvIPITake, CPU: 2, Task: 3, A: 0, B: 0, C: 7},        // ours
-		{Time: 300, Kind: EvBioSubmit, Task: 1, A: 11, B: 8, C: 4096},          // lane 0
-		{Time: 310, Kind: EvBioSubmit, Task: 1, A: 12, B: 9, C: 512},           // lane 1
-		{Time: 400, Kind: EvDMA, CPU: DeviceCPU, A: 5},                         // instant
-		{Time: 500, Kind: EvBioComplete, CPU: 2, Task: 3, A: 11, B: 8},         // on a CPU
-		{Time: 600, Kind: EvBioComplete, CPU: DeviceCPU, A: 12, C: BioError},   // by the device
-		{Time: 650, Kind: EvBioSubmit, Task: 1, A: 13, B: 8, C: 512},           // lane 0 again
-		{Time: 660, Kind: EvBioComplete, CPU: DeviceCPU, A: 99},                // its submission is lost
-		{Time: 700, Kind: EvPin, Task: 1, A: 5, B: 2, C: 1},                    //
-		{Time: 800, Kind: EvUnpin, CPU: 1, Task: 2, A: 5, B: 2, C: 1},          //
-		{Time: 900, Kind: EvSample, Task: 1, A: uint64(NrFreePages), B: 12345}, //
-		{Time: 950, Kind: EvFaultExit, Task: 1, A: 0x1000},                     // its begin is lost
+		{Time: 100, Kind: EvIPISend, Task: 1, A: 1, B: 0},                    // no flow id
+		{Time: 150, Kind: EvIPISend, Task: 1, A: 2, B: 0, C: 7},              // flow id 7
+		{Time: 160, Kind: EvIPISend, CPU: 2, Task: 3, A: 1, B: 0},            // joins the first
+		{Time: 200, Kind: EvIPITake, CPU: 1, Task: 2, A: 0},                  // takes both
+		{Time: 210, Kind: EvIPITake, CPU: 1, Task: 2, A: 0},                  // nothing left
+		{Time: 220, Kind: EvIPITake, CPU: 2, Task: 3, A: 0, C: 8},            // another's id
+		{Time: 230, Kind: EvIPITake, CPU: 2, Task: 3, A: 0, B: 0, C: 7},      // ours
+		{Time: 300, Kind: EvBioSubmit, Task: 1, A: 11, B: 8, C: 4096},        // lane 0
+		{Time: 310, Kind: EvBioSubmit, Task: 1, A: 12, B: 9, C: 512},         // lane 1
+		{Time: 400, Kind: EvDMA, CPU: DeviceCPU, A: 5},                       // instant
+		{Time: 500, Kind: EvBioComplete, CPU: 2, Task: 3, A: 11, B: 8},       // on a CPU
+		{Time: 600, Kind: EvBioComplete, CPU: DeviceCPU, A: 12, C: BioError}, // by the device
+		{Time: 650, Kind: EvBioSubmit, Task: 1, A: 13, B: 8, C: 512},         // lane 0 again
+		{Time: 660, Kind: EvBioComplete, CPU: DeviceCPU, A: 99},              // its submission is lost
+		{Time: 700, Kind: EvPin, Task: 1, A: 5, B: 2, C: PinPin},
+		{Time: 750, Kind: EvPin, CPU: 2, Task: 3, A: 5, B: 1, C: PinPin}, // the same frame
+		{Time: 800, Kind: EvUnpin, CPU: 1, Task: 2, A: 5, B: 2, C: PinPin},
+		{Time: 850, Kind: EvUnpin, CPU: 1, Task: 2, A: 6, B: 1, C: PinPin}, // its pin is lost
+		{Time: 860, Kind: EvUnpin, Task: 1, A: 5, B: 1, C: PinPin},
+		{Time: 950, Kind: EvFaultExit, Task: 1, A: 0x1000}, // its begin is lost
 	}, View{})
 	require.NoError(t, nested(out))
 	arrows, err := flows(out)
 	require.NoError(t, err)
-	assert.Equal(t, []string{"ipi 0->1", "ipi 2->1", "ipi 0->2", "bio 0->2", "bio 0->5", "pin 0->1"}, arrows,
+	assert.Equal(t, []string{"ipi 0->1", "ipi 2->1", "ipi 0->2", "bio 0->2", "bio 0->5", "pin 0->1", "pin 2->0"}, arrows,
 		"track 5 is the second lane: 3 CPUs, devices, lane, lane")
 
 	lane0, lane1 := slicesOf(out, 4), slicesOf(out, 5)
@@ -229,7 +231,7 @@ func TestArrows(t *testing.T) {
 			instants++
 		}
 	}
-	assert.Equal(t, map[string][]float64{"pinned pages": {2, 0}, "nr_free_pages": {12345}}, curve)
+	assert.Equal(t, map[string][]float64{"pinned pages": {2, 3, 1, 0, 0}}, curve)
 	assert.Equal(t, 3, instants, "the DMA chunk and the two unmatched ends")
 }
 

@@ -53,14 +53,14 @@ type perfetto struct {
 	ipis   []sent
 	bios   map[uint64]bio // by flow id
 	lanes  []lane
-	pins   map[uint64]uint64 // arrow by flow id
-	pinned int64             // pages
-	end    micros            // the latest time of all
+	pins   map[uint64][]uint64 // arrows of the pins of a frame, the oldest first
+	pinned int64               // pages
+	end    micros              // the latest time of all
 }
 
 func newPerfetto(events []Event, v View) *perfetto {
 	p := &perfetto{view: v, cpus: make([]cpuTrack, v.cpus(events)), stacks: map[owner][]open{},
-		on: map[owner]int{}, bios: map[uint64]bio{}, pins: map[uint64]uint64{}}
+		on: map[owner]int{}, bios: map[uint64]bio{}, pins: map[uint64][]uint64{}}
 	for i := range p.cpus {
 		p.cpus[i].moment = -1
 	}
@@ -131,8 +131,6 @@ func (p *perfetto) event(e Event) {
 		p.bioComplete(cpu, e, now)
 	case EvPin, EvUnpin:
 		p.pin(cpu, e, now)
-	case EvSample:
-		p.sample(e, now)
 	default:
 		p.instant(cpu, e, now, "event")
 	}
@@ -242,7 +240,7 @@ func (p *perfetto) instant(tid int, e Event, now micros, cat string) {
 // momentName is the kind's name, or the word for a free-form event's code.
 func (p *perfetto) momentName(e Event) string {
 	switch e.Kind {
-	case EvPolicy, EvMark:
+	case EvMark:
 		if w := p.view.Names.name(kinds[e.Kind].args[0].how, e.A); w != "" {
 			return w
 		}

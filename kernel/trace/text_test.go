@@ -44,7 +44,9 @@ var testNames = Namer{
 	Task:    func(n uint64) string { return []string{"", "writer", "reader"}[min(n, 2)] },
 	Syscall: func(nr uint64) string { return map[uint64]string{0: "read", 57: "fork"}[nr] },
 	Vector:  func(v uint64) string { return map[uint64]string{0: "flush0"}[v] },
-	Policy:  func(c uint64) string { return map[uint64]string{1: "early copy"}[c] },
+	Mark:    func(c uint64) string { return map[uint64]string{1: "race"}[c] },
+	Oops:    func(n uint64) string { return map[uint64]string{2: "bad page"}[n] },
+	Lock:    func(obj uint64) string { return map[uint64]string{7: "mmap_sem 1"}[obj] },
 }
 
 func TestWriteFtrace(t *testing.T) {
@@ -56,7 +58,11 @@ func TestWriteFtrace(t *testing.T) {
 		{Time: 3000, Kind: EvPagePut, Task: 1, A: 0x12, B: 1, C: ^uint64(0)},
 		{Time: 3000, Kind: EvSchedSwitch, Task: 1, A: 1, B: 0, C: 2},
 		{Time: 4000, Kind: EvBioComplete, CPU: DeviceCPU, A: 1, B: 8, C: 1024 | BioWrite | BioError},
-		{Time: 5e9, Kind: EvPolicy, A: 1, B: 2, C: 3},
+		{Time: 5e9, Kind: EvMark, A: 1, B: 2, C: 3},
+		{Time: 5e9, Kind: EvLockWait, Task: 1, A: 7, B: LockSpin | LockWrite},
+		{Time: 5e9, Kind: EvLockGot, Task: 1, A: 7, B: ^uint64(3)},
+		{Time: 5e9, Kind: EvSchedWake, Task: 1, A: 2, B: 1},
+		{Time: 5e9, Kind: EvOops, Task: 1, A: 2},
 		{Time: 5e9, Kind: NumEventKinds},
 	}
 	var b strings.Builder
@@ -68,7 +74,7 @@ func TestWriteFtrace(t *testing.T) {
 		}
 	}
 	assert.True(t, strings.HasPrefix(b.String(), "# tracer: nop\n"))
-	assert.Contains(t, b.String(), "entries-in-buffer/entries-written: 9/12   #P:2")
+	assert.Contains(t, b.String(), "entries-in-buffer/entries-written: 13/16   #P:2")
 	assert.Equal(t, []string{
 		"          writer-1     [000] ....     0.000001: sys_enter: NR 57 (10, 0)",
 		"          reader-2     [001] d.h.     0.000002: irq_handler_entry: irq=0 name=flush0",
@@ -77,7 +83,11 @@ func TestWriteFtrace(t *testing.T) {
 		"          writer-1     [000] ....     0.000003: page_ref_mod: pfn=0x12 flags= count=1 mapcount=-1 mapping=0 mt=0 val=-1",
 		"          writer-1     [000] ....     0.000003: sched_switch: prev_comm=writer prev_pid=1 prev_prio=120 prev_state=D ==> next_comm=swapper next_pid=0 next_prio=120",
 		"        <device>-0     [002] ....     0.000004: block_rq_complete: 8,0 W () 8 + 2 [-5]",
-		"          <idle>-0     [000] ....     5.000000: policy: code=early copy a=2 b=3",
+		"          <idle>-0     [000] ....     5.000000: mark: code=race a=2 b=3",
+		"          writer-1     [000] ....     5.000000: contention_begin: mmap_sem 1 (flags=SPIN|WRITE)",
+		"          writer-1     [000] ....     5.000000: contention_end: mmap_sem 1 (ret=-4)",
+		"          writer-1     [000] ....     5.000000: sched_wakeup: comm=reader pid=2 prio=120 target_cpu=001",
+		"          writer-1     [000] ....     5.000000: oops: what=bad page",
 	}, body)
 }
 
@@ -115,8 +125,8 @@ func TestAppendText(t *testing.T) {
 		text(Event{Kind: EvTLBFlush, A: TLBAll, B: FlushLocalMMShootdown, C: 9}))
 	assert.Equal(t, "cpu0 swapper: block_rq_issue bio=3 sector=8 bytes=4096 write",
 		text(Event{Kind: EvBioSubmit, A: 3, B: 8, C: 4096 | BioWrite}))
-	assert.Equal(t, "cpu0 swapper: sample counter=nr_dirty value=-1",
-		text(Event{Kind: EvSample, A: uint64(NrDirty), B: ^uint64(0)}))
+	assert.Equal(t, "cpu0 swapper: page_pin pfn=0x12 pages=4 kind=longterm",
+		text(Event{Kind: EvPin, A: 0x12, B: 4, C: PinLongterm}))
 	assert.Equal(t, "cpu0 swapper: event? ", text(Event{Kind: NumEventKinds}))
 	assert.Equal(t, "task9", (&Namer{}).TaskName(9))
 }

@@ -137,7 +137,9 @@ func moveMapping(f *mm.Fault, v *mm.VMA, addr uint64, fresh *page.Page, first bo
 	} else {
 		s.PageAddAnonRmap(t, fresh, v, addr) // whoever had it first may have gone
 	}
-	ref.Set(t.C, s.MkPTE(fresh, v).MkDirty())
+	entry := s.MkPTE(fresh, v).MkDirty()
+	ref.Set(t.C, entry)
+	mm.TracePTE(t, addr, 0, entry)
 	s.PageRemoveRmap(t, old)
 	pages.PutAs(t, old, page.RefMap)
 	ptl.Unlock(t)

@@ -57,6 +57,7 @@ func (p KSMFork) ForkPTE(f *mm.Fork) mm.ForkNext {
 	} else {
 		f.PTE = sys.PtepClearFlush(t, f.SrcVMA, f.Addr, f.SrcPTE)
 		f.SrcPTE.Set(t.C, f.PTE.WrProtect())
+		mm.TracePTE(t, f.Addr, 0, f.PTE.WrProtect())
 	}
 	known := pages.MapRefs(t, pg)
 	if pages.TestFlag(t, pg, page.SwapCache) {

@@ -198,6 +198,7 @@ func (p VMDontCOW) decowOnePTE(t *sched.Task, v *mm.VMA, addr uint64, ref x86.PT
 	pages.Relabel(t, fresh, page.RefTemp, page.RefMap, 1)
 	s.PageAddNewAnonRmap(t, fresh, v, addr)
 	ref.Set(t.C, entry)
+	mm.TracePTE(t, addr, 0, entry)
 	s.PageRemoveRmap(t, old)
 	pages.Relabel(t, old, page.RefMap, page.RefTemp, 1) // nobody's from here on
 	if p.Fixed {

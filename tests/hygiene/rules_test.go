@@ -195,6 +195,16 @@ var rules = []rule{
 		},
 	},
 	{
+		name: "every kind of event is recorded somewhere", check: eventsRecorded,
+		bad: []fake{
+			{"kernel/trace/event.go", "package trace\nconst (\n\tEvNone EventKind = iota\n\tEvLost\n)", "EvLost is recorded nowhere"},
+		},
+		good: []fake{
+			{path: "kernel/trace/event.go", src: "package trace\nconst (\n\tEvNone EventKind = iota\n\tEvPin\n)"},
+			{path: "mm/gup.go", src: "package mm\nimport \"" + module + "/kernel/trace\"\nfunc f(c *trace.CPU) { c.Event(trace.EvPin, 0, 0, 0, 0) }"},
+		},
+	},
+	{
 		name: "no utils file", check: noUtils,
 		bad: []fake{
 			{"mm/utils.go", "package mm", "utils"},
@@ -211,6 +221,44 @@ func imports(pkg string, dirs ...string) string {
 		s += fmt.Sprintf("import _ %q\n", module+"/"+d)
 	}
 	return s
+}
+
+// eventsRecorded wants each kind of event to be handed to a function, which records it, by
+// code that is neither a test nor package trace: a kind that nobody records looks, in a
+// trace, like something that never happens.
+func eventsRecorded(t tree) (found []string) {
+	recorded := map[string]bool{}
+	for _, f := range t {
+		if f.test || f.dir() == "kernel/trace" {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			if c, ok := n.(*ast.CallExpr); ok {
+				for _, a := range c.Args {
+					if s, ok := a.(*ast.SelectorExpr); ok && exprText(s.X) == "trace" {
+						recorded[s.Sel.Name] = true
+					}
+				}
+			}
+			return true
+		})
+	}
+	for _, f := range t {
+		if f.path != "kernel/trace/event.go" {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			if v, ok := n.(*ast.ValueSpec); ok {
+				for _, id := range v.Names {
+					if strings.HasPrefix(id.Name, "Ev") && id.Name != "EvNone" && !recorded[id.Name] {
+						found = append(found, f.path+": "+id.Name+" is recorded nowhere: record it where it happens, or take it out")
+					}
+				}
+			}
+			return true
+		})
+	}
+	return found
 }
 
 // packageComments wants each package to have exactly one package comment. It
