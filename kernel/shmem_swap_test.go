@@ -29,11 +29,13 @@ func TestSharedMemoryHoldsThreeTimesRAM(t *testing.T) {
 		}
 		o = withSwapDisk(Options{CPUs: o.CPUs, Regime: o.Regime, Strategy: o.Strategy, Memory: 1 << 20, NoStack: true}, 16384)
 		if o.Regime == sched.Parallel {
-			// Several tasks that reclaim 256 frames may meet the OOM killer early, as in 2.6.29.
+			// Several tasks that reclaim 256 frames may meet the OOM killer early, as in 2.6.29: who
+			// finds nothing in the passes from priority 3 on, because others have taken what he sent
+			// to swap, has had his chance, though the zone is not all_unreclaimable
+			// (do_try_to_free_pages returns nr_reclaimed, and only later kernels return 1).
 			o.Memory, pages = 16<<20, 12288
 		}
-		killed := false // the child, by the OOM killer: on the host's clock it may come early
-		program := func(th *Thread) {
+		m, out := run(t, o, func(th *Thread) {
 			require.NoError(t, th.Swapon(swapDev, 0))
 			a := mmapShared(t, th, pages+1)
 			for round := range rounds {
@@ -48,9 +50,6 @@ func TestSharedMemoryHoldsThreeTimesRAM(t *testing.T) {
 				}
 				_, st, err := th.Wait(pid)
 				require.NoError(t, err)
-				if killed = o.Regime == sched.Parallel && st == KilledBy(9); killed {
-					return
-				}
 				require.Equal(t, Exited(0), st)
 				for i := range pages {
 					require.Equal(t, pattern(i, round), th.Load64(a+i<<12+8), "page %d", i)
@@ -58,13 +57,7 @@ func TestSharedMemoryHoldsThreeTimesRAM(t *testing.T) {
 				}
 			}
 			assert.Zero(t, th.Load64(a+pages<<12), "nobody wrote there")
-		}
-		m, out := run(t, o, program)
-		for range 4 {
-			if killed {
-				m, out = run(t, o, program)
-			}
-		}
+		})
 		assert.Empty(t, out.Victims)
 		assert.Greater(t, m.Trace().Sum(trace.PSwpOut), pages)
 		assert.Greater(t, m.Trace().Sum(trace.PSwpIn), pages)

@@ -182,6 +182,7 @@ func (m *MM) changePTERange(t *sched.Task, v *VMA, table x86.PFN, addr, end uint
 	ptl := s.Pages.PTL(table)
 	ptl.Lock(t)
 	c := t.C
+	traced := c.Trace.On()
 	for {
 		if ref.Load(c).Present() {
 			old := ref.Xchg(c, 0)
@@ -195,7 +196,9 @@ func (m *MM) changePTERange(t *sched.Task, v *VMA, table x86.PFN, addr, end uint
 				}
 			}
 			ref.Set(c, e)
-			TracePTE(t, addr, old, e)
+			if traced {
+				TracePTE(t, addr, old, e)
+			}
 			changed++
 		}
 		if addr += x86.PageSize; addr == end {

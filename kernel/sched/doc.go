@@ -34,7 +34,9 @@
 // # Time
 //
 // Each CPU has a clock in cycles that every operation advances. Device events
-// and timers are due at a virtual time. In the Free regime they may happen at
+// and timers are due at a virtual time. In the Parallel regime machine time is that of the
+// slowest busy CPU, but never far behind the fastest: a CPU that the host does not run
+// for a while finds its clock put forward, as a guest finds time stolen. In the Free regime they may happen at
 // any later step, whatever their time: a sleep promises no order.
 //
 // # Endings

@@ -37,8 +37,10 @@ const (
 	// use to anybody, and with a core idle it wakes that core, which takes the CPU
 	// over with cold caches.
 	yieldEvery, crowdedYieldEvery = 256, 1
-	// lead is how far a CPU's clock may run ahead of the slowest, in cycles.
-	lead = 3_000_000
+	// lag is how far machine time, by which devices work, may stay behind the fastest CPU, in
+	// cycles; that CPU yields first. The slowest one may be one that the host does not run: a
+	// disk that waited for it would finish nothing, while the fastest sends it all of memory.
+	lag = 300_000
 	// spinsIdle and spinsCrowded are how many rounds a busy wait makes before it
 	// lets other goroutines run: where every CPU has a host core, the one waited
 	// for is most likely running, and a flush takes some hundred nanoseconds; where
@@ -48,7 +50,7 @@ const (
 	parkAfter = 64
 )
 
-// parTime computes machine time: the least clock of the CPUs that are busy.
+// parTime computes machine time: the least clock of the CPUs that are busy, but see lag.
 func (m *Machine) parTime() uint64 {
 	least := never
 	for _, c := range m.cpus {
@@ -59,14 +61,19 @@ func (m *Machine) parTime() uint64 {
 			least = p
 		}
 	}
-	old := m.par.clock.Load()
-	if least == never || least <= old {
-		return old
+	if least == never {
+		return m.par.clock.Load()
 	}
-	for least > old && !m.par.clock.CompareAndSwap(old, least) {
+	return m.passTime(least)
+}
+
+// passTime has machine time reach at least to, and returns it.
+func (m *Machine) passTime(to uint64) uint64 {
+	old := m.par.clock.Load()
+	for to > old && !m.par.clock.CompareAndSwap(old, to) {
 		old = m.par.clock.Load()
 	}
-	return max(old, least)
+	return max(old, to)
 }
 
 // pointParallel is the slow path of a schedule point.
@@ -92,19 +99,24 @@ func (m *Machine) pointParallel(xc *x86.CPU) {
 		m.attend(c, t)
 		return
 	}
+	if time := m.par.clock.Load(); now < time {
+		now = time // the host ran others: the time has been stolen from this CPU
+		xc.SetNow(now)
+	}
 	c.pub.Store(now)
 	time := m.parTime()
+	if now > time+lag {
+		for i := 0; i < 8 && xc.Pending() == 0 && now > m.parTime()+lag; i++ {
+			runtime.Gosched()
+		}
+		time = m.passTime(now - lag)
+	}
 	if m.events.nextAt() <= time {
 		m.fireDue(c, time)
 	}
 	c.points++
 	if c.points%m.par.yieldEvery == 0 {
 		runtime.Gosched()
-	}
-	if now > time+lead {
-		for i := 0; i < 8 && xc.Pending() == 0 && now > m.parTime()+lead; i++ {
-			runtime.Gosched()
-		}
 	}
 	if c.points%1024 == 0 {
 		m.checkProgress(c, time)
