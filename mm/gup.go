@@ -255,10 +255,9 @@ func (s *System) followNone(g *GUP) (*page.Page, error) {
 // (FOLL_PIN, for however long): each page once, whoever took the reference, the core or a
 // policy's hook. PutUserPage counts the same pages when they are released.
 func (s *System) countPins(t *sched.Task, kind PinKind, pages []*page.Page) {
-	if kind == PinGet {
-		return
+	if kind != PinGet {
+		t.C.Trace.Add(trace.EmuNrFollPinAcquired, uint64(len(pages)))
 	}
-	t.C.Trace.Add(trace.EmuNrFollPinAcquired, uint64(len(pages)))
 	if t.C.Trace.On() {
 		for _, p := range pages {
 			s.tracePin(t, trace.EvPin, p, kind)
@@ -266,7 +265,8 @@ func (s *System) countPins(t *sched.Task, kind PinKind, pages []*page.Page) {
 	}
 }
 
-// tracePin records that a page was pinned or unpinned.
+// tracePin records that a user of get_user_pages has taken or dropped a reference, of
+// whatever kind: in 2.6.29 all of them are plain ones.
 func (s *System) tracePin(t *sched.Task, what trace.EventKind, p *page.Page, kind PinKind) {
 	t.C.Trace.Event(what, t.C.Now(), uint64(s.Pages.PFN(p)), 1, uint64(kind))
 }
@@ -276,6 +276,8 @@ func (s *System) tracePin(t *sched.Task, what trace.EventKind, p *page.Page, kin
 func (s *System) TakeUserPage(t *sched.Task, p *page.Page, kind PinKind) {
 	if kind != PinGet {
 		t.C.Trace.Inc(trace.EmuNrFollPinAcquired)
+	}
+	if t.C.Trace.On() {
 		s.tracePin(t, trace.EvPin, p, kind)
 	}
 	s.takePin(t, p, kind)
@@ -296,9 +298,9 @@ func (s *System) takePin(t *sched.Task, p *page.Page, kind PinKind) {
 func (s *System) PutUserPage(t *sched.Task, p *page.Page, kind PinKind) {
 	if kind != PinGet {
 		t.C.Trace.Inc(trace.EmuNrFollPinReleased)
-		if t.C.Trace.On() {
-			s.tracePin(t, trace.EvUnpin, p, kind)
-		}
+	}
+	if t.C.Trace.On() {
+		s.tracePin(t, trace.EvUnpin, p, kind)
 	}
 	if s.hooks&HookPut != 0 {
 		s.policy.Put(t, p, kind, 1)

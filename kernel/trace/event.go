@@ -26,8 +26,8 @@ const (
 	EvPageFree                // pfn, order
 	EvPageCopyBegin           // destination pfn, source pfn
 	EvPageCopyEnd             // destination pfn, source pfn
-	EvPin                     // pfn, pages, kind (PinPin, PinLongterm): what nr_foll_pin_acquired counts
-	EvUnpin                   // pfn, pages, kind: what nr_foll_pin_released counts
+	EvPin                     // pfn, pages, kind (PinGet...): get_user_pages took references
+	EvUnpin                   // pfn, pages, kind: they were dropped
 	EvPTESet                  // address, old entry, new entry; fork's are EvForkPTE, those of munmap EvZap
 	EvTLBFlush                // address or TLBAll, reason, entries dropped
 	EvIPISend                 // target CPU, vector, flow (0: the next take of the vector there)
@@ -97,7 +97,7 @@ const (
 
 // The kinds of an [EvPin], in the order of mm.PinKind.
 const (
-	PinGet      = iota // a plain reference, which is no pin: there is no event
+	PinGet      = iota // a plain reference, as all are in 2.6.29 (FOLL_GET)
 	PinPin             // FOLL_PIN
 	PinLongterm        // FOLL_PIN|FOLL_LONGTERM
 )
