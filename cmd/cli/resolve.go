@@ -32,8 +32,8 @@ type named struct {
 func (e *env) resolve(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 	w := workload.Lookup(tok.Target)
 	if w == nil || scenarios.IsToken(tok) { // forkscrew is both a workload and a scenario
-		if strings.HasPrefix(tok.Target, "Test") {
-			return nil, usagef("the token names a Go test; run it in the test's package:\n  COWLAB_SCHEDULE=%s go test -run '^%s$' .", tok, tok.Target)
+		if tok.OfTest() {
+			return nil, usagef("the token names a Go test; run it in the test's package, or from the top of the module if the command names one:\n  %s", tok.Command())
 		}
 		if slices.Contains(claims.Names(), tok.Target) {
 			return e.resolveClaim(tok, hosts)
