@@ -167,10 +167,11 @@ func (s *Scenario) ForToken(tok explore.Token) (*Scenario, error) {
 }
 
 // Judged is a scenario's target with verdicts for those who look for what goes wrong: a run
-// is safe unless its state is one that the condition forbids or asks for, or it came to no
-// natural end. The verdict of the others stays their state.
-func (s *Scenario) Judged(t *explore.Target) *explore.Target {
-	return judgedBy(t, func(verdict string) bool {
-		return Positive(verdict) == (s.Cond.Quant != Always) || len(Endings(verdict)) > 0
-	})
+// is safe unless it is Wrong. The verdict of the others stays their state.
+func (s *Scenario) Judged(t *explore.Target) *explore.Target { return judgedBy(t, s.Wrong) }
+
+// Wrong reports whether a verdict is not what the condition asks for: that it holds, for
+// "always" that it does not, or that the run came to no natural end.
+func (s *Scenario) Wrong(verdict string) bool {
+	return Positive(verdict) == (s.Cond.Quant != Always) || len(Endings(verdict)) > 0
 }
