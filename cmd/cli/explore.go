@@ -13,11 +13,12 @@ import (
 
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
-	"github.com/cowlab/cowlab/tests/matrix"
+	"github.com/cowlab/cowlab/tests/scenarios"
 )
 
 func runExplore(e *env, args []string) error {
-	fs := newFlags(e, "explore", "WORKLOAD [flags]", `Search the schedules of a workload's small form, and say what can happen in them.
+	fs := newFlags(e, "explore", "WORKLOAD|SCENARIO [flags]", `Search the schedules of a workload's small form or of a scenario, and say what can happen in
+them.
 
 Strategies:
   portfolio  random, PCT of depth 1 to 4 and partial-order sampling in turn
@@ -34,19 +35,31 @@ steps as possible; docs/exhaustive.md has more of them, and what came out.
 A workload's parameters are flags: cowlab explore WORKLOAD -h shows them. Three of them all
 have: -tso 1 gives each CPU a store buffer, so that the search also chooses when stores
 become visible; with -fail 1 an allocation of memory may fail at any moment; and -races 1
-looks for data races of the kernel in each schedule, which takes half as long again.`,
+looks for data races of the kernel in each schedule, which takes half as long again.
+Scenarios have these three and no other.
+
+A scenario is named as for cowlab litmus: one that ships by its name, one of yours by a file
+that ends in `+scenarios.Suffix+`. A workload of the same name comes first; `+scenarioPrefix+`NAME is the
+scenario. What can happen is its final states, "*>" before those in which its condition
+holds. Under dfs and dpor its columns start and end together as behind a spinlock, each on a
+CPU of its own, so that no sleep and no wake-up is searched; dpor is not for scenarios that hold
+disks or look at the machine's state in a column, and dfs does not cut there.`,
 		"cowlab explore forkscrew -schedules 20000",
 		"cowlab explore read_fork -policy pg_gup -strategy dpor",
 		"cowlab explore pin_fork -policy pg_gup -why",
 		"cowlab explore pin_fork -strategy dfs -preemptions 1 -format json",
 		"cowlab explore pin_fork -policy pg_gup -fail 1",
-		"cowlab explore read_fork -strategy dpor -tso 1")
+		"cowlab explore read_fork -strategy dpor -tso 1",
+		"cowlab explore SB -strategy dpor -policy pg_gup",
+		"cowlab explore "+scenarioPrefix+"forkscrew -strategy dfs -preemptions 1")
 	w := mentioned(args)
 	if w == nil && len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		_, err := findWorkload(args[0]) // before its parameters are called unknown flags
-		return err
+		if _, err := findProgram(args[0]); err != nil { // before its parameters are called unknown flags
+			return err
+		}
 	}
 	vals := defineParams(fs, w, true)
+	tune := defineTuning(fs, w)
 	policy := fs.String("policy", "stock", "`name` of the policy")
 	strategy := fs.String("strategy", "portfolio", "portfolio, random, pct, pos, dfs or dpor")
 	preemptions := fs.Int("preemptions", 1, "bound of dfs")
@@ -61,7 +74,7 @@ looks for data races of the kernel in each schedule, which takes half as long ag
 		return err
 	}
 	if len(pos) == 0 {
-		return usagef("explore wants a workload; cowlab list has them")
+		return usagef("explore wants a workload or a scenario; cowlab list and cowlab litmus -list have them")
 	}
 	if err := oneOf("strategy", *strategy, "portfolio", "random", "pct", "pos", "dfs", "dpor"); err != nil {
 		return err
@@ -89,26 +102,32 @@ looks for data races of the kernel in each schedule, which takes half as long ag
 	if err != nil {
 		return err
 	}
-	if w, err = findWorkload(pos[0]); err != nil {
+	prog, err := findProgram(pos[0])
+	if err != nil {
 		return err
 	}
-	v := w.Values(true)
-	vals.read(fs, v)
-	if err := w.Validate(v); err != nil {
-		return usagef("%v", err)
+	if w != nil && (prog.workload == nil || prog.workload.Name != w.Name) {
+		return usagef("explore: %s stands for %s, and %s is a workload that is named too: one at a time", pos[0], prog.name(), w.Name)
+	}
+	bare := *strategy == "dfs" || *strategy == "dpor"
+	if err := prog.tune(fs, vals, tune, bare && !*why); err != nil {
+		return err
+	}
+	if *strategy == "dpor" && !prog.reducible() {
+		return usagef("%s holds disks or looks at the machine's state in a column: dpor does not know what that depends on; -strategy dfs tries every order", pos[0])
 	}
 	if *why {
-		args := []string{pos[0], "-policy", *policy, "-params", w.Format(v, true), "-seed", fmt.Sprint(*seed)}
+		args := []string{pos[0], "-policy", *policy, "-params", prog.params(), "-seed", fmt.Sprint(*seed)}
 		if *schedules > 0 {
 			args = append(args, "-schedules", fmt.Sprint(*schedules))
 		}
 		return runWhy(e, args)
 	}
-	target := matrix.Target(w, v, p, hosts)
+	target := prog.target(p, hosts)
 	// A schedule's garbage is small and short-lived.
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	x := &exploration{
-		e: e, target: target, title: title(w, v), params: w.Format(v, true), strategy: *strategy, preemptions: *preemptions, schedules: uint64(*schedules),
+		e: e, target: target, title: prog.title(), params: prog.params(), wrong: prog.wrong, cut: prog.reducible(), strategy: *strategy, preemptions: *preemptions, schedules: uint64(*schedules),
 		seed: *seed, workers: *workers, bar: newProgress(e),
 	}
 	ctx := e.ctx
@@ -137,6 +156,8 @@ type exploration struct {
 	title       string
 	params      string // those that differ from the small form's
 	strategy    string
+	wrong       func(verdict string) bool
+	cut         bool // dfs may leave out what follows where another schedule has been
 	preemptions int
 	schedules   uint64
 	seed        uint64
@@ -180,7 +201,7 @@ func (x *exploration) search(ctx context.Context) error {
 		}
 	case "dfs":
 		r, err := explore.Exhaust(ctx, *x.target, explore.ExhaustOptions{
-			Preemptions: x.preemptions, Schedules: x.schedules, Workers: x.workers, Cut: true, Progress: show,
+			Preemptions: x.preemptions, Schedules: x.schedules, Workers: x.workers, Cut: x.cut, Progress: show,
 		})
 		if err != nil {
 			return err
@@ -225,7 +246,7 @@ func (x *exploration) writeText(w io.Writer) error {
 	fmt.Fprintf(&b, "  %d different final states\n", r.States)
 	for i := range r.Witnesses {
 		wit := &r.Witnesses[i]
-		if wit.Verdict == explore.Safe {
+		if !x.wrong(wit.Verdict) {
 			continue
 		}
 		detail, _, _ := strings.Cut(wit.Detail, "\n")

@@ -214,6 +214,7 @@ func chooseScenarios(names []string) ([]*scenarios.Scenario, error) {
 
 // findScenario looks a scenario up: a file if it is called like one, else a shipped one.
 func findScenario(name string) (*scenarios.Scenario, error) {
+	name = strings.TrimPrefix(name, scenarioPrefix)
 	if strings.HasSuffix(name, scenarios.Suffix) {
 		s, err := scenarios.Load(name)
 		if err != nil {

@@ -147,7 +147,11 @@ func (e *env) showStory(story *matrix.Story, o explore.DiagramOptions) {
 func (e *env) minimise(s *schedule) error {
 	bar := newProgress(e)
 	bar.show("minimising", 0)
-	least, err := explore.Shrink(e.ctx, *s.target, s.tok.Spec, explore.ShrinkOptions{})
+	target, o := *s.target, explore.ShrinkOptions{}
+	if s.shrinking != nil {
+		target, o = s.shrinking(target.Run(s.tok.Spec.Strategy(), nil).Verdict)
+	}
+	least, err := explore.Shrink(e.ctx, target, s.tok.Spec, o)
 	bar.clear()
 	if err != nil {
 		return err
@@ -160,9 +164,22 @@ func (e *env) minimise(s *schedule) error {
 	if !least.Complete {
 		how = "cut short"
 	}
+	if less := least.Smaller; less > 0 && s.shrinking != nil {
+		s.notes = append(s.notes, fmt.Sprintf("what is left of the program, %d cuts later:\n", less))
+		s.notes = append(s.notes, program(s.named))
+	}
 	s.notes = append(s.notes, fmt.Sprintf("minimised from %d context switches to %d in %d runs (%s): %s",
 		least.Before.Departures, least.After.Departures, least.Runs, how, s.tok))
 	return e.ctx.Err()
+}
+
+// program is what the schedule is of, in text.
+func program(n *named) string {
+	var b strings.Builder
+	if err := n.describe(&b); err != nil {
+		return err.Error() + "\n"
+	}
+	return b.String()
 }
 
 // repeat runs the schedule so often and compares how it ends.

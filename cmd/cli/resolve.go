@@ -24,6 +24,8 @@ type named struct {
 	policy mm.Policy
 	// traced runs it once with events recorded; done gets the machine at rest.
 	traced func(s sched.Strategy, done func(*kernel.Machine)) error
+	// shrinking, if not nil, is how a schedule that ended with a verdict is minimised.
+	shrinking func(verdict string) (explore.Target, explore.ShrinkOptions)
 	// describe says what it is.
 	describe func(w io.Writer) error
 }
@@ -32,8 +34,8 @@ type named struct {
 func (e *env) resolve(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 	w := workload.Lookup(tok.Target)
 	if w == nil || scenarios.IsToken(tok) { // forkscrew is both a workload and a scenario
-		if strings.HasPrefix(tok.Target, "Test") {
-			return nil, usagef("the token names a Go test; run it in the test's package:\n  COWLAB_SCHEDULE=%s go test -run '^%s$' .", tok, tok.Target)
+		if tok.OfTest() {
+			return nil, usagef("the token names a Go test; run it in the test's package, or from the top of the module if the command names one:\n  %s", tok.Command())
 		}
 		if slices.Contains(claims.Names(), tok.Target) {
 			return e.resolveClaim(tok, hosts)
@@ -77,6 +79,13 @@ func (e *env) resolve(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 
 // resolveClaim looks up an experiment of a claim.
 func (e *env) resolveClaim(tok explore.Token, hosts *kernel.Hosts) (*named, error) {
+	sc, err := claims.Scenario(tok.Target)
+	if err != nil {
+		return nil, usagef("token: %v", err)
+	}
+	if sc != nil {
+		return e.ofScenario(sc, tok, hosts)
+	}
 	t, err := claims.Target(tok, e.policies, hosts)
 	if err != nil {
 		return nil, usagef("token: %v", err)
@@ -119,16 +128,24 @@ func (e *env) resolveScenario(tok explore.Token, hosts *kernel.Hosts) (*named, e
 	if err != nil {
 		return nil, usagef("token: %v", err)
 	}
+	return e.ofScenario(sc, tok, hosts)
+}
+
+// ofScenario is what a scenario's token names.
+func (e *env) ofScenario(sc *scenarios.Scenario, tok explore.Token, hosts *kernel.Hosts) (*named, error) {
 	p, err := e.findVariant(tok.Policy)
 	if err == nil {
-		err = sc.CheckToken(tok)
+		sc, err = sc.ForToken(tok)
 	}
 	if err != nil {
 		return nil, usagef("token: %v", err)
 	}
 	target := sc.Target(p, hosts)
 	return &named{
-		target: target, title: tok.Target, policy: p,
+		target: target, title: strings.TrimSpace(tok.Target + " " + sc.Tuning().String()), policy: p,
+		shrinking: func(verdict string) (explore.Target, explore.ShrinkOptions) {
+			return sc.Shrinking(e.ctx, target, p, e.policies, hosts, verdict)
+		},
 		traced: func(s sched.Strategy, done func(*kernel.Machine)) error {
 			sc.RunTraced(p, hosts, s, done)
 			return nil

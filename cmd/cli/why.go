@@ -9,21 +9,24 @@ import (
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/matrix"
-	"github.com/cowlab/cowlab/tests/workload"
 )
 
 func runWhy(e *env, args []string) error {
-	fs := newFlags(e, "why", "WORKLOAD -policy P", `Say why a workload is safe under a policy: the nearest miss.
+	fs := newFlags(e, "why", "WORKLOAD|SCENARIO -policy P", `Say why a workload or a scenario is safe under a policy: the nearest miss.
 
-The schedule in which the workload goes wrong under another policy (-against, as a rule
+The schedule in which it goes wrong under another policy (-against, as a rule
 stock) is looked for, minimised, and made under this one, at the places where the same
 things happen. What is printed is how far it came, and which operation of the policy then
-stood in its way. That explains one schedule; it proves nothing about others.`,
+stood in its way. That explains one schedule; it proves nothing about others.
+
+A scenario is named as for cowlab explore. It goes wrong where its condition holds (that of
+"always": where it does not), and where it comes to no natural end.`,
 		"cowlab why forkscrew -policy pg_gup",
-		"cowlab why dma_thread -policy directio_sem -params forks=1")
+		"cowlab why dma_thread -policy directio_sem -params forks=1",
+		"cowlab why S1 -policy pg_gup")
 	policy := fs.String("policy", "", "the `policy` that is safe")
 	against := fs.String("against", "stock", "the `policy` that is not")
-	params := fs.String("params", "", "parameters of the workload's small form, as `a=0,w=3`")
+	params := fs.String("params", "", "parameters of the workload's small form, as `a=0,w=3`; a scenario has tso, fail and races")
 	schedules := fs.Uint64("schedules", 2000, "how many schedules to search for a witness")
 	seed := fs.Uint64("seed", 1, "number of the search")
 	draw := fs.Bool("diagram", true, "draw the nearest miss")
@@ -32,14 +35,13 @@ stood in its way. That explains one schedule; it proves nothing about others.`,
 		return err
 	}
 	if len(pos) == 0 || *policy == "" {
-		return usagef("why wants a workload and -policy")
+		return usagef("why wants a workload or a scenario, and -policy")
 	}
-	w, err := findWorkload(pos[0])
+	prog, err := findProgram(pos[0])
 	if err != nil {
 		return err
 	}
-	v, err := w.Parse(*params, true)
-	if err != nil {
+	if err := prog.parse(*params); err != nil {
 		return usagef("%v", err)
 	}
 	p, err := e.findPolicy(*policy)
@@ -53,17 +55,17 @@ stood in its way. That explains one schedule; it proves nothing about others.`,
 	if *schedules == 0 {
 		return usagef("-schedules must be at least 1")
 	}
-	return e.whySafe(w, v, p, other, explore.WhyOptions{Schedules: *schedules, Seed: *seed}, *draw)
+	return e.whySafe(prog, p, other, explore.WhyOptions{Schedules: *schedules, Seed: *seed}, *draw)
 }
 
-// whySafe prints the nearest miss of a workload under policy p that goes wrong under
+// whySafe prints the nearest miss of a program under policy p that goes wrong under
 // another one. The error is errDiffer's if p is not safe.
-func (e *env) whySafe(w *workload.Workload, v workload.Values, p, against mm.Policy, o explore.WhyOptions, draw bool) error {
+func (e *env) whySafe(prog *searched, p, against mm.Policy, o explore.WhyOptions, draw bool) error {
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
 	bar := newProgress(e)
 	bar.show("looking for a witness under "+against.Name(), 0)
-	n, err := matrix.WhySafe(e.ctx, w, v, p, against, hosts, o)
+	n, err := matrix.WhyTargets(e.ctx, *prog.judged(against, hosts), *prog.judged(p, hosts), o)
 	bar.clear()
 	var unsafe *explore.Unsafe
 	var nothing *explore.NoWitness
@@ -76,7 +78,7 @@ func (e *env) whySafe(w *workload.Workload, v workload.Values, p, against mm.Pol
 	case err != nil:
 		return err
 	}
-	fmt.Fprintf(e.stdout, "%s under %s: safe in the nearest miss that was found.\n\n", title(w, v), p.Name())
+	fmt.Fprintf(e.stdout, "%s under %s: safe in the nearest miss that was found.\n\n", prog.title(), p.Name())
 	n.Write(e.stdout)
 	if draw {
 		near := &matrix.Story{Story: n.Near}

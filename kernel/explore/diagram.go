@@ -171,7 +171,7 @@ const margin = 6
 func (d *drawing) draw() string {
 	var out strings.Builder
 	if !d.o.NoHead {
-		fmt.Fprintf(&out, "%s under %s: %s\n%s\n\n", d.story.Target, d.story.Policy, d.story.Verdict, d.story.Token)
+		fmt.Fprintf(&out, "%s under %s: %s\n%s\n\n", d.story.Target, d.story.Policy, d.story.Verdict, d.story.head())
 	}
 	if len(d.blocks) == 0 {
 		out.WriteString("(no step touches what another one touches)\n")

@@ -43,6 +43,7 @@ func (s *Story) HTML(w io.Writer, o DiagramOptions) error {
 	}
 	// A Replacer does not look at what it has put in: the story may hold any text.
 	_, err := strings.NewReplacer(
+		"{{replay}}", html.EscapeString(s.Command()),
 		"{{title}}", html.EscapeString(fmt.Sprintf("%s under %s", s.Target, s.Policy)),
 		"{{css}}", viewerCSS, "{{js}}", viewerJS,
 		"{{text}}", html.EscapeString(text),

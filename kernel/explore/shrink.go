@@ -16,6 +16,9 @@ type ShrinkOptions struct {
 	// Same says which observations count as the same finding; nil means those
 	// with the same verdict as the schedule to be minimised.
 	Same func(Observation) bool
+	// Keep, if not nil, is asked of a target that does less and shows the finding: whether
+	// that still means anything.
+	Keep func(*Target) bool
 }
 
 // Shrunk is a minimised schedule.
@@ -84,16 +87,19 @@ func shrinkTarget(ctx context.Context, s *Shrunk, o ShrinkOptions) *Shrunk {
 		spec := f.Spec
 		if !o.Same(f.Observation) {
 			rep, err := Search(ctx, t, Options{Schedules: smallerSchedules, Workers: 1, StopAtFirst: true,
-				Bad: func(v string) bool { return v == s.Observation.Verdict }})
+				Bad: func(v string) bool { return o.Same(Observation{Verdict: v}) }})
 			if err != nil {
 				return nil
 			}
 			s.Runs += int(rep.Schedules)
-			w := rep.Witness(s.Observation.Verdict)
-			if w == nil {
+			i := slices.IndexFunc(rep.Witnesses, func(w Witness) bool { return o.Same(w.Observation) })
+			if i < 0 {
 				continue
 			}
-			spec = w.Spec
+			spec = rep.Witnesses[i].Spec
+		}
+		if o.Keep != nil && !o.Keep(&t) {
+			continue
 		}
 		least, err := shrinkSchedule(ctx, t, spec, ShrinkOptions{Runs: max(o.Runs/4, 1), Same: o.Same})
 		if err != nil || least.After.Departures > s.After.Departures {

@@ -415,8 +415,8 @@ func (n *NearMiss) Write(w io.Writer) {
 	n.Near.fillText()
 	detail, _, _ := strings.Cut(n.Witness.Detail, "\n")
 	fmt.Fprintf(w, "What goes wrong under %s: %s\n", n.Witness.Policy, strings.TrimSuffix(n.Witness.Verdict+": "+detail, ": "))
-	fmt.Fprintf(w, "  cowlab replay %s\n", n.Witness.Token)
-	fmt.Fprintf(w, "\nThe nearest miss under %s:\n  cowlab replay %s\n", n.Near.Policy, n.Near.Token)
+	fmt.Fprintf(w, "  %s\n", n.Witness.Command())
+	fmt.Fprintf(w, "\nThe nearest miss under %s:\n  %s\n", n.Near.Policy, n.Near.Command())
 	switch {
 	case n.Searched && n.Lost != nil:
 		fmt.Fprintf(w, "  Only %d of the witness' %d switches can be made; this is the schedule, of %d others, that goes along with it farthest.\n", n.Found, n.Switches, fallbackSchedules)

@@ -39,8 +39,12 @@ func explores(t *testing.T, name, params string, p mm.Policy, o explore.Options)
 	require.NoError(t, err)
 	for _, bad := range r.Witnesses {
 		if bad.Verdict != explore.Safe {
+			how := "a mutant's: no command replays it"
+			if p == policy.Lookup(p.Name()) {
+				how = bad.Token.Command()
+			}
 			t.Logf("%s on %s: %s: %s in %d of %d schedules (%s)", p.Name(), name, bad.Verdict, bad.Detail,
-				r.ByVerdict[bad.Verdict], r.Schedules, bad.Token)
+				r.ByVerdict[bad.Verdict], r.Schedules, how)
 		}
 	}
 	return r

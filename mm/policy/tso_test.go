@@ -51,7 +51,7 @@ func TestBarriersOfC1(t *testing.T) {
 				Schedules: n, Seed: 1, StopAtFirst: c.lost})
 			require.NoError(t, err)
 			for _, w := range r.Witnesses {
-				t.Logf("%s: %d of %d (first %d), %s: %.600s", w.Verdict, r.ByVerdict[w.Verdict], r.Schedules, w.Schedule, w.Token, w.Detail)
+				t.Logf("%s: %d of %d (first %d), %s: %.600s", w.Verdict, r.ByVerdict[w.Verdict], r.Schedules, w.Schedule, w.Token.Command(), w.Detail)
 			}
 			if c.lost {
 				assert.NotZero(t, r.ByVerdict["lost-read"])

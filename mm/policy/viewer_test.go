@@ -56,7 +56,7 @@ func c1Page(t *testing.T) (*explore.Story, string) {
 func c1Spec(t *testing.T) explore.Spec {
 	drawn, err := os.ReadFile("testdata/c1.txt")
 	require.NoError(t, err)
-	tok, err := explore.ParseToken(strings.Split(string(drawn), "\n")[1])
+	tok, err := explore.ParseToken(c1Token(t, string(drawn)))
 	require.NoError(t, err)
 	return tok.Spec
 }
@@ -212,7 +212,7 @@ func TestViewer(t *testing.T) {
 		assert.Equal(t, "1", v.text(`document.querySelectorAll('[aria-current=step]').length`))
 		assert.Contains(t, v.text("document.getElementById('slider').getAttribute('aria-valuetext')"), "end")
 		assert.Contains(t, v.text("document.querySelector('#astext pre').textContent"), "=> lost-read")
-		assert.Equal(t, story.Token, v.text("document.getElementById('token').textContent"))
+		assert.Equal(t, story.Command(), v.text("document.getElementById('replay').textContent"))
 	})
 
 	for _, c := range []struct {

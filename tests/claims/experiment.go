@@ -57,6 +57,12 @@ func Target(tok explore.Token, policies []mm.Policy, hosts *kernel.Hosts) (*expl
 	return t, nil
 }
 
+// Scenario returns an experiment that is told as a scenario, nil if it is a program in Go.
+func Scenario(name string) (*scenarios.Scenario, error) {
+	_, s, err := lookup(name)
+	return s, err
+}
+
 // target makes an experiment, or a scenario that ships, something to explore.
 func target(name string, p mm.Policy, hosts *kernel.Hosts) (*explore.Target, error) {
 	e, s, err := lookup(name)

@@ -136,6 +136,7 @@ func (l *Lab) EachClass(pol, work string) *Race {
 // run ended. Other targets have verdicts already.
 func judged(t explore.Target, v workload.Verdict) explore.Target {
 	run := t.Run
+	t.Smaller = nil // they have states, not verdicts
 	t.Run = func(s sched.Strategy, ob sched.Observer) explore.Observation {
 		o := run(s, ob)
 		if scenarios.IsState(o.Verdict) {

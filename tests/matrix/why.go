@@ -14,8 +14,13 @@ import (
 // it is worth. The errors *explore.Unsafe and *explore.NoWitness say that there is nothing
 // to explain.
 func WhySafe(ctx context.Context, w *workload.Workload, v workload.Values, p, against mm.Policy, hosts *kernel.Hosts, o explore.WhyOptions) (*explore.NearMiss, error) {
+	return WhyTargets(ctx, *Target(w, v, against, hosts), *Target(w, v, p, hosts), o)
+}
+
+// WhyTargets is WhySafe for any program: a target of the unsafe policy and one of the safe.
+func WhyTargets(ctx context.Context, unsafe, safe explore.Target, o explore.WhyOptions) (*explore.NearMiss, error) {
 	o.Tell = func(t *explore.Target, s explore.Spec, like *explore.Story) *explore.Story {
 		return TellLike(t, s, like).Story
 	}
-	return explore.Why(ctx, *Target(w, v, against, hosts), *Target(w, v, p, hosts), o)
+	return explore.Why(ctx, unsafe, safe, o)
 }

@@ -32,6 +32,11 @@ type Scenario struct {
 
 	file string
 	path string // of the host's file; empty if it ships
+	tune Tuning
+	// whole is the scenario that cuts were made of, nil if none were; left are their numbers,
+	// each among the cuts of what the one before it left.
+	whole *Scenario
+	left  []int
 }
 
 // DefaultSchedules is how many schedules of a scenario are searched if it does not say.

@@ -35,7 +35,7 @@ type runner struct {
 	start  lock.Completion  // the first row may begin
 	fin    meeting          // everybody is past the last row
 	seen   bool             // the final state has been looked at
-	line   *line            // nil unless runOptions.bare
+	line   *line            // nil unless Tuning.Bare
 	digest uint64           // of the memory as it was then; with line
 }
 

@@ -10,34 +10,10 @@ import (
 
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
-	"github.com/cowlab/cowlab/kernel/sched"
-	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/policy"
 )
 
 var reduceBudget = flag.Uint64("reduce", 12, "schedules of a scenario that its reduction may be compared with")
-
-// bareTarget is a scenario for searches of every schedule.
-func bareTarget(s *Scenario, p mm.Policy, hosts *kernel.Hosts) explore.Target {
-	t := *s.Target(p, hosts)
-	t.Run = func(st sched.Strategy, o sched.Observer) explore.Observation {
-		return s.run(runOptions{policy: p, hosts: hosts, strategy: st, observer: o, bare: true})
-	}
-	return t
-}
-
-// reducible reports whether partial-order reduction knows all that orders the steps of a
-// scenario: it does not know that disks are held.
-func reducible(s *Scenario) bool {
-	for _, c := range s.Columns {
-		for _, op := range c.Rows {
-			if op != nil && op.Verb == "hold" {
-				return false
-			}
-		}
-	}
-	return true
-}
 
 // small are programs of few steps, for comparisons with every schedule there is.
 var small = []string{`cowlab stores-and-loads
@@ -152,11 +128,11 @@ type compared struct {
 }
 
 func (n *compared) scenario(t *testing.T, s *Scenario) {
-	if !reducible(s) {
+	if !s.Reducible() {
 		n.unfit++
 		return
 	}
-	target := bareTarget(s, policy.Lookup("stock"), n.hosts)
+	target := *s.Tuned(Tuning{Bare: true}).Target(policy.Lookup("stock"), n.hosts)
 	r, err := explore.Reduce(context.Background(), target, explore.ReduceOptions{Schedules: n.budget})
 	require.NoError(t, err, s.Name)
 	switch {

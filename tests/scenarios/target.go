@@ -32,11 +32,18 @@ const (
 // final state, behind "*>" if the condition holds in it and ":>" if not. hosts pools
 // machines between runs.
 func (s *Scenario) Target(p mm.Policy, hosts *kernel.Hosts) *explore.Target {
-	t := &explore.Target{Name: s.TokenName(), Policy: p.Name(), Params: []explore.Param{{Key: sumParam, Value: s.sum()}}}
+	t := &explore.Target{Name: s.TokenName(), Policy: p.Name(), Params: s.params()}
 	t.Run = func(st sched.Strategy, o sched.Observer) explore.Observation {
 		return s.run(runOptions{policy: p, hosts: hosts, strategy: st, observer: o})
 	}
+	t.Smaller = func() []explore.Target { return s.smaller(p, hosts) }
 	return t
+}
+
+// params are those of the scenario's tokens.
+func (s *Scenario) params() []explore.Param {
+	p := append([]explore.Param{{Key: sumParam, Value: s.origin().sum()}}, s.tune.params()...)
+	return append(p, s.lessParams()...)
 }
 
 // TokenName is what tokens call the scenario: its name if it ships, else its file.
@@ -65,15 +72,8 @@ func IsToken(t explore.Token) bool {
 
 // CheckToken reports whether a token was made for another text of the scenario.
 func (s *Scenario) CheckToken(t explore.Token) error {
-	for _, p := range t.Params {
-		if p.Key != sumParam {
-			return fmt.Errorf("scenario %s has no parameter %q", s.Name, p.Key)
-		}
-		if p.Value != s.sum() {
-			return fmt.Errorf("scenario %s has changed since the token was made: its digest is %s, not %s", s.Name, s.sum(), p.Value)
-		}
-	}
-	return nil
+	_, err := s.ForToken(t)
+	return err
 }
 
 // runOptions say how to run a scenario once.
@@ -84,10 +84,6 @@ type runOptions struct {
 	observer sched.Observer
 	events   bool
 	done     func(*kernel.Machine)
-	// bare is for searches of every schedule: columns wait at the start and at the end as
-	// for a spinlock, each on a CPU of its own, so that no sleep and no wake-up is searched,
-	// and a run's State is made of nothing but the final state.
-	bare bool
 }
 
 // RunTraced runs a scenario under one schedule with event recording on; done is called with
@@ -109,12 +105,13 @@ func (s *Scenario) run(o runOptions) explore.Observation {
 	ko := kernel.Options{
 		CPUs: int(s.Machine.CPUs), Memory: uint64(s.Machine.Memory), Regime: sched.Free, Strategy: r.dir, Policy: o.policy,
 		Hosts: o.hosts, Events: o.events, StepLimit: stepLimit, Watchdog: sched.NoWatchdog, NoStack: true,
-		HugePages: int(s.Machine.Huge), KSM: s.Machine.KSM, TSO: s.Machine.TSO,
+		HugePages: int(s.Machine.Huge), KSM: s.Machine.KSM, TSO: s.Machine.TSO || s.tune.TSO,
+		FailEvents: s.tune.Fail, CheckRaces: s.tune.Races,
 	}
 	if ko.CPUs == 0 {
 		ko.CPUs = min(max(len(s.Columns), 2), 4)
 	}
-	if o.bare {
+	if s.tune.Bare {
 		ko.CPUs = len(s.Columns) + 1
 	}
 	if ko.Memory == 0 {
@@ -134,7 +131,7 @@ func (s *Scenario) run(o runOptions) explore.Observation {
 		return explore.Observation{Verdict: "broken", Detail: err.Error()}
 	}
 	r.m = m
-	if o.bare {
+	if s.tune.Bare {
 		r.line = newLine(m.Sched())
 	}
 	disk := m.DiskData(diskName)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"flag"
 	"os"
+	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -42,42 +44,48 @@ func TestHoles(t *testing.T) {
 		{40, "swap-in-spliced", "pinned_ptes_after", "wp_page_count_reuse", "leak-to-child: P0:r is 0x3, allowed 0x1", 20},
 		{34, "mmput-in-interrupt", "dio_range_lock_fixed", "", "bug: BUG: mmput of the last user of address space", 6000},
 	} {
-		s, err := scenarios.Lookup(c.scenario)
-		if err != nil {
-			s, err = scenarios.Load("testdata/" + c.scenario + scenarios.Suffix)
-		}
-		require.NoError(t, err)
-		p := bare(t, s)
-		target := p.Target(policy.Lookup(c.policy), hosts)
-		rep, err := explore.Search(context.Background(), *target, explore.Options{Schedules: c.schedules, Seed: 1, StopAtFirst: true, Bad: Broken})
-		require.NoError(t, err)
-		var bad *explore.Witness
-		for i, w := range rep.Witnesses {
-			if Broken(w.Verdict) {
-				bad = &rep.Witnesses[i]
+		t.Run(c.scenario, func(t *testing.T) {
+			s, err := scenarios.Lookup(c.scenario)
+			if err != nil {
+				s, err = scenarios.Load("testdata/" + c.scenario + scenarios.Suffix)
 			}
-		}
-		require.NotNil(t, bad, "%s under %s: nothing in %d schedules", c.scenario, c.policy, rep.Schedules)
-		assert.Contains(t, bad.Detail, c.says, c.scenario)
-		assert.Equal(t, c.finding, p.known(policy.Lookup(c.policy), hosts, bad), "%s: %s", c.scenario, bad.Verdict)
-		least, err := explore.Shrink(context.Background(), *target, bad.Spec, explore.ShrinkOptions{Runs: 300})
-		require.NoError(t, err)
-		drawing := matrix.Tell(target, least.Spec).Diagram(explore.DiagramOptions{Width: 120, MaxRows: 45})
-		file := "testdata/" + c.scenario + ".txt"
-		if *rewrite {
-			require.NoError(t, os.WriteFile(file, []byte(drawing), 0o644))
-		}
-		want, err := os.ReadFile(file)
-		require.NoError(t, err)
-		assert.Equal(t, string(want), drawing, "to record it anew: go test ./tests/spec -run TestHoles -rewrite")
-		if c.safe == "" {
-			continue
-		}
-		rep, err = explore.Search(context.Background(), *p.Target(policy.Lookup(c.safe), hosts), explore.Options{Schedules: min(c.schedules, 60), Seed: 1})
-		require.NoError(t, err)
-		for _, w := range rep.Witnesses {
-			assert.NotEqual(t, strings.TrimPrefix(w.Verdict, unpromised), strings.TrimPrefix(bad.Verdict, unpromised), "%s under %s", c.scenario, c.safe)
-		}
+			require.NoError(t, err)
+			p := bare(t, s)
+			target := p.Target(policy.Lookup(c.policy), hosts)
+			target.Name, target.Params = t.Name(), append([]explore.Param{{Key: explore.InParam, Value: "tests/spec"}}, target.Params...)
+			if replayHole(t, target) {
+				return
+			}
+			rep, err := explore.Search(context.Background(), *target, explore.Options{Schedules: c.schedules, Seed: 1, StopAtFirst: true, Bad: Broken})
+			require.NoError(t, err)
+			var bad *explore.Witness
+			for i, w := range rep.Witnesses {
+				if Broken(w.Verdict) {
+					bad = &rep.Witnesses[i]
+				}
+			}
+			require.NotNil(t, bad, "%s under %s: nothing in %d schedules", c.scenario, c.policy, rep.Schedules)
+			assert.Contains(t, bad.Detail, c.says, c.scenario)
+			assert.Equal(t, c.finding, p.known(policy.Lookup(c.policy), hosts, bad), "%s: %s", c.scenario, bad.Verdict)
+			least, err := explore.Shrink(context.Background(), *target, bad.Spec, explore.ShrinkOptions{Runs: 300})
+			require.NoError(t, err)
+			drawing := matrix.Tell(target, least.Spec).Diagram(explore.DiagramOptions{Width: 120, MaxRows: 45})
+			file := "testdata/" + c.scenario + ".txt"
+			if *rewrite {
+				require.NoError(t, os.WriteFile(file, []byte(drawing), 0o644))
+			}
+			want, err := os.ReadFile(file)
+			require.NoError(t, err)
+			assert.Equal(t, string(want), drawing, "to record it anew: go test ./tests/spec -run TestHoles -rewrite")
+			if c.safe == "" {
+				return
+			}
+			rep, err = explore.Search(context.Background(), *p.Target(policy.Lookup(c.safe), hosts), explore.Options{Schedules: min(c.schedules, 60), Seed: 1})
+			require.NoError(t, err)
+			for _, w := range rep.Witnesses {
+				assert.NotEqual(t, strings.TrimPrefix(w.Verdict, unpromised), strings.TrimPrefix(bad.Verdict, unpromised), "%s under %s", c.scenario, c.safe)
+			}
+		})
 	}
 }
 
@@ -95,4 +103,47 @@ func bare(t *testing.T, s *scenarios.Scenario) *Program {
 	p, err := NewProgram(plain)
 	require.NoError(t, err, s.Name)
 	return p
+}
+
+// replayHole replays the token that the environment holds, and draws it, if it is for this
+// test: the programs here are the scenarios' without what they ask, which only this test has.
+// As every replay by a test, it fails if something goes wrong in the schedule.
+func replayHole(t *testing.T, target *explore.Target) bool {
+	t.Helper()
+	text := os.Getenv(explore.ScheduleVar)
+	if text == "" {
+		return false
+	}
+	tok, err := explore.ParseToken(text)
+	require.NoError(t, err, explore.ScheduleVar)
+	if tok.Target != t.Name() {
+		return false
+	}
+	require.Equal(t, target.Token(tok.Spec), tok, "the program has changed since the token was made")
+	obs := target.Run(tok.Spec.Strategy(), nil)
+	t.Logf("%d schedule points, state %016x\n%s", obs.Steps, obs.State, matrix.Tell(target, tok.Spec).Diagram(explore.DiagramOptions{}))
+	if Broken(obs.Verdict) {
+		t.Fatalf("%s: %s", obs.Verdict, obs.Detail)
+	}
+	return true
+}
+
+// TestHolesReplay pins that the command above each drawing replays it in another process.
+func TestHolesReplay(t *testing.T) {
+	if race {
+		t.Skip("builds without the race detector run it")
+	}
+	for name, says := range map[string]string{
+		"write-in-flight": "disk[0] is 0x7, allowed 0x1", "mmput-in-interrupt": "mmput of the last user of address space",
+	} {
+		drawn, err := os.ReadFile("testdata/" + name + ".txt")
+		require.NoError(t, err)
+		m := regexp.MustCompile(`COWLAB_SCHEDULE=(cl1\S+) go test -run '(\S+)' \./tests/spec\n`).FindStringSubmatch(string(drawn))
+		require.NotNil(t, m, "%s", drawn)
+		cmd := exec.Command(os.Args[0], "-test.run", m[2], "-test.v")
+		cmd.Env = append(os.Environ(), explore.ScheduleVar+"="+m[1])
+		out, err := cmd.CombinedOutput()
+		assert.Error(t, err, "nothing goes wrong in it")
+		assert.Contains(t, string(out), says)
+	}
 }

@@ -62,6 +62,7 @@ const unpromised = "~"
 // the model finds wrong, behind "~" if the policy does not promise otherwise.
 func (p *Program) Target(pol mm.Policy, hosts *kernel.Hosts) *explore.Target {
 	t := p.shown.Target(pol, hosts)
+	t.Smaller = nil // those would not be held against the model; Minimise makes programs smaller
 	run, claims := t.Run, Promises(pol)
 	t.Run = func(s sched.Strategy, ob sched.Observer) explore.Observation {
 		o := run(s, ob)

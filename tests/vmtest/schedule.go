@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -17,7 +16,7 @@ import (
 )
 
 // scheduleVar names the environment variable that holds a token.
-const scheduleVar = "COWLAB_SCHEDULE"
+const scheduleVar = explore.ScheduleVar
 
 // htmlVar names the environment variable that holds the file to which the schedule is
 // written as a page for browsers.
@@ -103,7 +102,7 @@ func EverySchedule(tb testing.TB, b Bound, fn func(*kernel.Thread)) {
 			tb.SkipNow() // as the program asked
 		}
 		tb.Fatalf("vmtest: schedule %d of %d: %s: %s\nrun it alone with\n  %s",
-			w.Schedule+1, b.Schedules, w.Verdict, w.Detail, command(tb.Name(), w.Token.String()))
+			w.Schedule+1, b.Schedules, w.Verdict, w.Detail, w.Token.Command())
 	}
 }
 
@@ -174,18 +173,4 @@ func scheduleFromEnv(tb testing.TB) (*explore.Spec, error) {
 		return nil, nil // it is another test's
 	}
 	return &tok.Spec, nil
-}
-
-// command is what runs a test alone, and a schedule of it if token is not empty, in
-// the directory of the test.
-func command(test, token string) string {
-	parts := strings.Split(test, "/")
-	for i, p := range parts {
-		parts[i] = "^" + regexp.QuoteMeta(p) + "$"
-	}
-	run := fmt.Sprintf("go test -run '%s' .", strings.Join(parts, "/"))
-	if token == "" {
-		return run
-	}
-	return scheduleVar + "=" + token + " " + run
 }

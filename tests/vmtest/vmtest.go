@@ -29,9 +29,9 @@ func New(tb testing.TB, o kernel.Options) *VM {
 	vm := &VM{tb: tb}
 	switch {
 	case o.Regime == sched.Timed:
-		vm.again = "the timed regime repeats exactly; run it again with\n  " + command(tb.Name(), "")
+		vm.again = "the timed regime repeats exactly; run it again with\n  " + explore.TestCommand(tb.Name(), ".")
 	case o.Regime == sched.Parallel:
-		vm.again = "the parallel regime does not repeat; try again with\n  " + command(tb.Name(), "") + " -count 100"
+		vm.again = "the parallel regime does not repeat; try again with\n  " + explore.TestCommand(tb.Name(), ".") + " -count 100"
 	case o.Strategy == nil:
 		spec, err := scheduleFromEnv(tb)
 		if err != nil {
@@ -42,7 +42,7 @@ func New(tb testing.TB, o kernel.Options) *VM {
 		}
 		o.Strategy = spec.Strategy()
 		tok := explore.Token{Target: tb.Name(), Policy: policyName(o), Spec: *spec}
-		vm.again = "run this schedule again with\n  " + command(tb.Name(), tok.String())
+		vm.again = "run this schedule again with\n  " + tok.Command()
 	}
 	m, err := kernel.Boot(o)
 	if err != nil {

@@ -231,7 +231,6 @@ document.addEventListener("keydown", (e) => {
 
 $("verdict").className = story.verdict === "safe" ? "safe" : "";
 $("verdict").append(el("b", "", story.verdict), story.detail ? `: ${story.detail.split("\n")[0]}` : "");
-$("token").textContent = story.token;
 if (story.legend) {
   $("legend").textContent = story.legend;
   $("legend").hidden = false;
