@@ -152,18 +152,20 @@ type exploration struct {
 
 func (x *exploration) search(ctx context.Context) error {
 	begin := time.Now()
-	// What is known to be left is less than there will be: only a bound says how far the search is.
-	show := func(done, left uint64) {
-		part := -1.0
-		if x.schedules > 0 {
-			part = float64(done) / float64(x.schedules)
+	said := func(done uint64) string {
+		return fmt.Sprintf("%s: %d schedules, %.0f a second", x.target.Name, done, float64(done)/time.Since(begin).Seconds())
+	}
+	// How many there are in all nobody knows before the end, unless a bound comes first.
+	covered := func(c explore.Covered) {
+		if x.schedules > 0 && float64(c.Done) > c.Share*float64(x.schedules) {
+			x.bar.show(said(c.Done), float64(c.Done)/float64(x.schedules))
+			return
 		}
-		x.bar.show(fmt.Sprintf("%s: %d schedules, %d known to be left, %.0f a second", x.target.Name, done, left,
-			float64(done)/time.Since(begin).Seconds()), part)
+		x.bar.estimate(said(c.Done), c.Share)
 	}
 	switch x.strategy {
 	case "dpor":
-		r, err := explore.Reduce(ctx, *x.target, explore.ReduceOptions{Schedules: x.schedules, Workers: x.workers, Progress: show})
+		r, err := explore.Reduce(ctx, *x.target, explore.ReduceOptions{Schedules: x.schedules, Workers: x.workers, Progress: covered})
 		if err != nil {
 			return err
 		}
@@ -180,7 +182,7 @@ func (x *exploration) search(ctx context.Context) error {
 		}
 	case "dfs":
 		r, err := explore.Exhaust(ctx, *x.target, explore.ExhaustOptions{
-			Preemptions: x.preemptions, Schedules: x.schedules, Workers: x.workers, Cut: true, Progress: show,
+			Preemptions: x.preemptions, Schedules: x.schedules, Workers: x.workers, Cut: true, Progress: covered,
 		})
 		if err != nil {
 			return err
@@ -196,7 +198,7 @@ func (x *exploration) search(ctx context.Context) error {
 		}
 		r, err := explore.Search(ctx, *x.target, explore.Options{
 			Schedules: x.schedules, Seed: x.seed, Workers: x.workers, Mode: explore.Mode(x.strategy), Every: 100,
-			Progress: func(p explore.Progress) { show(p.Done, p.Planned-p.Done) },
+			Progress: func(p explore.Progress) { x.bar.show(said(p.Done), float64(p.Done)/float64(p.Planned)) },
 		})
 		if err != nil {
 			return err
