@@ -67,7 +67,7 @@ func Reduce(ctx context.Context, t Target, o ReduceOptions) (*Reduced, error) {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
 	s := &reduction{
-		target: &t, o: &o, classes: map[uint64]struct{}{},
+		target: &t, o: &o, classes: classSet{},
 		out:  &Reduced{Report: *newReport(&t, &Options{})},
 		jobs: make(chan *porJob, reduceWave), done: make(chan struct{}, reduceWave),
 	}
@@ -93,6 +93,20 @@ const reduceWave = 64
 // maxClasses bounds how many equivalence classes are told apart by their hash; later
 // ones are counted as different, which sleep sets see to.
 const maxClasses = 1 << 20
+
+// classSet are equivalence classes by their hash.
+type classSet map[uint64]struct{}
+
+// add enters a class and reports whether it is new.
+func (c classSet) add(class uint64) bool {
+	if _, known := c[class]; known {
+		return false
+	}
+	if len(c) < maxClasses {
+		c[class] = struct{}{}
+	}
+	return true
+}
 
 // segment is the part of a run behind the decision at which it leaves another one.
 type segment struct {
@@ -142,7 +156,7 @@ type reduction struct {
 	out     *Reduced
 	stack   []*node // decisions with something to do, the latest on top
 	left    int     // branches to do
-	classes map[uint64]struct{}
+	classes classSet
 	cover   coverage
 	found   []added // what todo the run in hand has added to, the shallowest first
 	pool    []*porJob
@@ -158,16 +172,17 @@ func (s *reduction) work() {
 		j.ran = s.ctx.Err() == nil
 		if j.ran {
 			j.outcome.obs = guarded(run, &j.run, nil)
-			abrupt := false
-			if res := j.outcome.obs.Result; res != nil && !j.run.blocked {
-				abrupt = res.Reason != sched.Quiet && res.Reason != sched.Deadlock
-			}
-			j.run.finish(abrupt)
+			j.run.finish(!j.run.blocked && abrupt(&j.outcome.obs))
 		}
 		s.done <- struct{}{}
 	}
 	dispose()
 	s.done <- struct{}{}
+}
+
+// abrupt reports whether a run did not end by itself.
+func abrupt(o *Observation) bool {
+	return o.Result != nil && o.Result.Reason != sched.Quiet && o.Result.Reason != sched.Deadlock
 }
 
 func (s *reduction) search(ctx context.Context) error {
@@ -279,11 +294,8 @@ func (s *reduction) fold(j *porJob) {
 	if r.blocked {
 		s.out.Blocked++
 	} else {
-		if _, known := s.classes[r.class]; !known {
+		if s.classes.add(r.class) {
 			s.out.Classes++
-			if len(s.classes) < maxClasses {
-				s.classes[r.class] = struct{}{}
-			}
 		}
 		if res := j.outcome.obs.Result; res != nil && res.Clocked {
 			s.out.Clocked++

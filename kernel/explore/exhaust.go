@@ -47,6 +47,10 @@ type Exhausted struct {
 	Preemptions int
 	// Merged counts the schedules that came to where another one had been; zero without Cut.
 	Merged uint64
+	// Classes is how many equivalence classes the schedules are of, as [Reduced] counts them: with
+	// Cut all that have a schedule within the bound. Other than there, a CPU may try to take a
+	// lock that is held, and where it did is told apart. Zero without Cut.
+	Classes uint64
 	// Complete is set when every schedule within the bound has been run.
 	Complete bool
 }
@@ -69,7 +73,7 @@ func Exhaust(ctx context.Context, t Target, o ExhaustOptions) (*Exhausted, error
 	// waves[k] are the schedules known so far that have k preemptions.
 	waves := make([][]plan, o.Preemptions+1)
 	waves[0] = []plan{{weight: 1}}
-	seen := map[uint64]struct{}{}
+	seen, classes := map[uint64]struct{}{}, classSet{}
 	var cover coverage
 	for k := range waves {
 		for len(waves[k]) > 0 {
@@ -88,6 +92,9 @@ func Exhaust(ctx context.Context, t Target, o ExhaustOptions) (*Exhausted, error
 					return nil, res.err
 				}
 				r.add(r.Schedules, &res.outcome)
+				if o.Cut && classes.add(res.class) {
+					r.Classes++
+				}
 				live := res.branches
 				for j := range live {
 					if b := &live[j]; o.Cut && b.first && known(seen, b.key) {
@@ -155,6 +162,7 @@ type branch struct {
 type waveResult struct {
 	outcome
 	branches []branch
+	class    uint64 // with Cut
 	ran      bool
 	err      error
 }
@@ -182,8 +190,9 @@ func runWave(ctx context.Context, t *Target, wave []plan, o *ExhaustOptions) []w
 				obs := guarded(run, &m, nil)
 				results[i] = waveResult{outcome: outcome{obs, spec, m.steps}, branches: b.branches, ran: true}
 				if o.Cut {
+					tracker.finish(abrupt(&obs))
 					tracker.keys(b.branches)
-					results[i].err = tracker.err
+					results[i].class, results[i].err = tracker.class, tracker.err
 				}
 			}
 			done()
@@ -265,9 +274,8 @@ func (r *porRun) follow(s sched.Strategy) {
 	r.inner, r.from = s, never
 }
 
-// keys fills in the keys of branches, once the run has ended.
+// keys fills in the keys of branches of a run that is finished.
 func (r *porRun) keys(branches []branch) {
-	r.finish(false)
 	for i := range branches {
 		b := &branches[i]
 		b.first = i == 0 || branches[i-1].at != b.at
