@@ -173,18 +173,20 @@ type exploration struct {
 
 func (x *exploration) search(ctx context.Context) error {
 	begin := time.Now()
-	// What is known to be left is less than there will be: only a bound says how far the search is.
-	show := func(done, left uint64) {
-		part := -1.0
-		if x.schedules > 0 {
-			part = float64(done) / float64(x.schedules)
+	said := func(done uint64) string {
+		return fmt.Sprintf("%s: %d schedules, %.0f a second", x.target.Name, done, float64(done)/time.Since(begin).Seconds())
+	}
+	// How many there are in all nobody knows before the end, unless a bound comes first.
+	covered := func(c explore.Covered) {
+		if x.schedules > 0 && float64(c.Done) > c.Share*float64(x.schedules) {
+			x.bar.show(said(c.Done), float64(c.Done)/float64(x.schedules))
+			return
 		}
-		x.bar.show(fmt.Sprintf("%s: %d schedules, %d known to be left, %.0f a second", x.target.Name, done, left,
-			float64(done)/time.Since(begin).Seconds()), part)
+		x.bar.estimate(said(c.Done), c.Share)
 	}
 	switch x.strategy {
 	case "dpor":
-		r, err := explore.Reduce(ctx, *x.target, explore.ReduceOptions{Schedules: x.schedules, Workers: x.workers, Progress: show})
+		r, err := explore.Reduce(ctx, *x.target, explore.ReduceOptions{Schedules: x.schedules, Workers: x.workers, Progress: covered})
 		if err != nil {
 			return err
 		}
@@ -201,13 +203,14 @@ func (x *exploration) search(ctx context.Context) error {
 		}
 	case "dfs":
 		r, err := explore.Exhaust(ctx, *x.target, explore.ExhaustOptions{
-			Preemptions: x.preemptions, Schedules: x.schedules, Workers: x.workers, Cut: x.cut, Progress: show,
+			Preemptions: x.preemptions, Schedules: x.schedules, Workers: x.workers, Cut: x.cut, Progress: covered,
 		})
 		if err != nil {
 			return err
 		}
-		x.report, x.complete = &r.Report, r.Complete
-		x.bound = fmt.Sprintf("exhaustive for at most %d preemptions: %d interleavings, %d of them cut", r.Preemptions, r.Schedules, r.Merged)
+		x.report, x.complete, x.classes = &r.Report, r.Complete, r.Classes
+		x.bound = fmt.Sprintf("exhaustive for at most %d preemptions: %d interleavings, %d of them cut, %d equivalence classes",
+			r.Preemptions, r.Schedules, r.Merged, r.Classes)
 		if !r.Complete {
 			x.bound = fmt.Sprintf("not exhaustive for at most %d preemptions: %d interleavings", r.Preemptions, r.Schedules)
 		}
@@ -217,7 +220,7 @@ func (x *exploration) search(ctx context.Context) error {
 		}
 		r, err := explore.Search(ctx, *x.target, explore.Options{
 			Schedules: x.schedules, Seed: x.seed, Workers: x.workers, Mode: explore.Mode(x.strategy), Every: 100,
-			Progress: func(p explore.Progress) { show(p.Done, p.Planned-p.Done) },
+			Progress: func(p explore.Progress) { x.bar.show(said(p.Done), float64(p.Done)/float64(p.Planned)) },
 		})
 		if err != nil {
 			return err

@@ -265,6 +265,15 @@ func TestProgress(t *testing.T) {
 	p.show("a search without a bound", -1)
 	assert.Regexp(t, `^\ra search without a bound *$`, stderr.String(), "no per cent, no time left")
 
+	e.tty = true
+	p = newProgress(e)
+	p.start = p.start.Add(-3 * time.Second)
+	p.estimate("read_fork: 100 schedules", 0.5)
+	assert.Contains(t, stderr.String(), "\rread_fork: 100 schedules; estimate: about 50.0 % done, about 3s left")
+	p.last = time.Time{}
+	p.estimate("read_fork: 2 schedules", 0.001)
+	assert.Contains(t, stderr.String(), "\rread_fork: 2 schedules; estimate: about 0.1 % done ", "nothing is said of the time so soon")
+	stderr.Reset()
 	e.tty = false
 	stderr.Reset()
 	q := newProgress(e)

@@ -25,23 +25,51 @@ const (
 
 // show says what is being done and how far the whole is, from 0 to 1; less than 0 if nobody knows.
 func (p *progress) show(what string, done float64) {
-	now := time.Now()
-	if !p.e.tty || now.Sub(p.start) < progressAfter || now.Sub(p.last) < progressEvery {
+	if !p.due() {
 		return
 	}
-	p.last = now
-	line := what
 	if done >= 0 {
-		line = fmt.Sprintf("%3.0f%% %s", 100*done, what)
+		what = fmt.Sprintf("%3.0f%% %s", 100*done, what)
 	}
-	if done > 0.02 && done < 1 {
-		left := time.Duration(float64(now.Sub(p.start)) * (1 - done) / done)
-		line += fmt.Sprintf(", about %s left", left.Round(time.Second))
+	if left, ok := p.left(done); ok {
+		what += fmt.Sprintf(", about %s left", left)
 	}
-	p.print(line[:min(len(line), progressWidth)])
+	p.print(what)
+}
+
+// estimate is show where how far the whole is, is itself an estimate, and the line says so.
+func (p *progress) estimate(what string, done float64) {
+	if !p.due() {
+		return
+	}
+	what += fmt.Sprintf("; estimate: about %.1f %% done", 100*done)
+	if left, ok := p.left(done); ok {
+		what += fmt.Sprintf(", about %s left", left)
+	}
+	p.print(what)
+}
+
+// due reports whether the line should be written now.
+func (p *progress) due() bool {
+	now := time.Now()
+	if !p.e.tty || now.Sub(p.start) < progressAfter || now.Sub(p.last) < progressEvery {
+		return false
+	}
+	p.last = now
+	return true
+}
+
+// left is the time to the end, if as much has been done as lets one tell.
+func (p *progress) left(done float64) (left time.Duration, ok bool) {
+	if done <= 0.02 || done >= 1 {
+		return 0, false
+	}
+	left = time.Duration(float64(time.Since(p.start)) * (1 - done) / done)
+	return left.Round(time.Second), true
 }
 
 func (p *progress) print(line string) {
+	line = line[:min(len(line), progressWidth)]
 	pad := max(p.width-len(line), 0)
 	fmt.Fprintf(p.e.stderr, "\r%s%s", line, strings.Repeat(" ", pad))
 	p.width = len(line)

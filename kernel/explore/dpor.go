@@ -18,9 +18,9 @@ type ReduceOptions struct {
 	Workers int
 	// StopAtFirst ends the search with the first schedule whose verdict is not Safe.
 	StopAtFirst bool
-	// Progress, if not nil, is called now and then with the schedules run and the
-	// decisions that are known to need another one, which is less than there will be.
-	Progress func(done, left uint64)
+	// Progress, if not nil, is called now and then from the goroutine of Reduce. Left is
+	// the decisions that are known to need another schedule.
+	Progress func(Covered)
 }
 
 // Validate reports what is wrong with the options, naming the field and its limits.
@@ -67,7 +67,7 @@ func Reduce(ctx context.Context, t Target, o ReduceOptions) (*Reduced, error) {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
 	s := &reduction{
-		target: &t, o: &o, classes: map[uint64]struct{}{},
+		target: &t, o: &o, classes: classSet{},
 		out:  &Reduced{Report: *newReport(&t, &Options{})},
 		jobs: make(chan *porJob, reduceWave), done: make(chan struct{}, reduceWave),
 	}
@@ -93,6 +93,20 @@ const reduceWave = 64
 // maxClasses bounds how many equivalence classes are told apart by their hash; later
 // ones are counted as different, which sleep sets see to.
 const maxClasses = 1 << 20
+
+// classSet are equivalence classes by their hash.
+type classSet map[uint64]struct{}
+
+// add enters a class and reports whether it is new.
+func (c classSet) add(class uint64) bool {
+	if _, known := c[class]; known {
+		return false
+	}
+	if len(c) < maxClasses {
+		c[class] = struct{}{}
+	}
+	return true
+}
 
 // segment is the part of a run behind the decision at which it leaves another one.
 type segment struct {
@@ -120,14 +134,16 @@ type node struct {
 
 // todo is an actor to choose at a decision, and who should follow.
 type todo struct {
-	actor uint8
-	way   []uint8
+	actor  uint8
+	way    []uint8
+	weight float64 // the part of the whole that is taken to follow
 }
 
 // porJob is a run to make.
 type porJob struct {
 	node    *node // nil for the first run
 	actor   uint8
+	weight  float64
 	run     porRun
 	prefix  []uint8
 	outcome outcome
@@ -140,7 +156,9 @@ type reduction struct {
 	out     *Reduced
 	stack   []*node // decisions with something to do, the latest on top
 	left    int     // branches to do
-	classes map[uint64]struct{}
+	classes classSet
+	cover   coverage
+	found   []added // what todo the run in hand has added to, the shallowest first
 	pool    []*porJob
 	wave    []*porJob
 	jobs    chan *porJob
@@ -154,11 +172,7 @@ func (s *reduction) work() {
 		j.ran = s.ctx.Err() == nil
 		if j.ran {
 			j.outcome.obs = guarded(run, &j.run, nil)
-			abrupt := false
-			if res := j.outcome.obs.Result; res != nil && !j.run.blocked {
-				abrupt = res.Reason != sched.Quiet && res.Reason != sched.Deadlock
-			}
-			j.run.finish(abrupt)
+			j.run.finish(!j.run.blocked && abrupt(&j.outcome.obs))
 		}
 		s.done <- struct{}{}
 	}
@@ -166,9 +180,15 @@ func (s *reduction) work() {
 	s.done <- struct{}{}
 }
 
+// abrupt reports whether a run did not end by itself.
+func abrupt(o *Observation) bool {
+	return o.Result != nil && o.Result.Reason != sched.Quiet && o.Result.Reason != sched.Deadlock
+}
+
 func (s *reduction) search(ctx context.Context) error {
 	s.ctx = ctx
 	first := s.job()
+	first.weight = 1
 	first.run.start(nil, nil, nil)
 	s.wave = append(s.wave, first)
 	for len(s.wave) > 0 {
@@ -201,7 +221,8 @@ func (s *reduction) search(ctx context.Context) error {
 		s.pool = append(s.pool, s.wave...)
 		s.next()
 		if s.o.Progress != nil {
-			s.o.Progress(s.out.Schedules+s.out.Blocked, uint64(s.left+len(s.wave)))
+			left := s.left + len(s.wave)
+			s.o.Progress(Covered{Done: s.out.Schedules + s.out.Blocked, Left: uint64(left), Share: s.cover.share()})
 		}
 	}
 	s.out.Complete = true
@@ -242,6 +263,7 @@ func (s *reduction) next() {
 		j := s.job()
 		j.node, j.actor = n, n.todo[0].actor
 		way := n.todo[0].way
+		j.weight = n.todo[0].weight
 		n.todo = n.todo[1:]
 		s.left--
 		j.prefix = append(n.path(j.prefix[:0]), j.actor)
@@ -272,11 +294,8 @@ func (s *reduction) fold(j *porJob) {
 	if r.blocked {
 		s.out.Blocked++
 	} else {
-		if _, known := s.classes[r.class]; !known {
+		if s.classes.add(r.class) {
 			s.out.Classes++
-			if len(s.classes) < maxClasses {
-				s.classes[r.class] = struct{}{}
-			}
 		}
 		if res := j.outcome.obs.Result; res != nil && res.Clocked {
 			s.out.Clocked++
@@ -286,6 +305,7 @@ func (s *reduction) fold(j *porJob) {
 		}
 		s.out.add(s.out.Schedules, &j.outcome)
 	}
+	s.found = s.found[:0]
 	var seg *segment // made when it is needed
 	slices.SortStableFunc(r.races, func(a, b race) int { return a.pos - b.pos })
 	for i := range r.races {
@@ -305,6 +325,7 @@ func (s *reduction) fold(j *porJob) {
 				next.way = r.way(c, a)
 			}
 			n.todo = append(n.todo, next)
+			s.found = append(s.found, added{n, len(n.todo) - 1})
 			s.left++
 			if !c.each {
 				break
@@ -314,6 +335,28 @@ func (s *reduction) fold(j *porJob) {
 			s.push(n)
 		}
 	}
+	s.divide(j)
+}
+
+// added is a branch: its decision, and its place in todo there.
+type added struct {
+	node *node
+	at   int
+}
+
+// divide gives away the weight of a run to the branches it has added.
+func (s *reduction) divide(j *porJob) {
+	if j.node == nil {
+		s.cover.length = len(j.run.events)
+	}
+	all := 1.0
+	for _, f := range s.found {
+		all += s.cover.size(f.node.pos)
+	}
+	for _, f := range s.found {
+		f.node.todo[f.at].weight = j.weight * s.cover.size(f.node.pos) / all
+	}
+	s.cover.keep(j.weight / all)
 }
 
 const never = int(^uint(0) >> 1)

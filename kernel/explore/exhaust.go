@@ -25,9 +25,8 @@ type ExhaustOptions struct {
 	Cut bool
 	// Workers is how many machines run at once; zero means GOMAXPROCS.
 	Workers int
-	// Progress, if not nil, is called now and then with the schedules run and those
-	// known to be left, which is less than there will be.
-	Progress func(done, left uint64)
+	// Progress, if not nil, is called now and then from the goroutine of Exhaust.
+	Progress func(Covered)
 }
 
 // Validate reports what is wrong with the options, naming the field and its limits.
@@ -48,6 +47,10 @@ type Exhausted struct {
 	Preemptions int
 	// Merged counts the schedules that came to where another one had been; zero without Cut.
 	Merged uint64
+	// Classes is how many equivalence classes the schedules are of, as [Reduced] counts them: with
+	// Cut all that have a schedule within the bound. Other than there, a CPU may try to take a
+	// lock that is held, and where it did is told apart. Zero without Cut.
+	Classes uint64
 	// Complete is set when every schedule within the bound has been run.
 	Complete bool
 }
@@ -69,8 +72,9 @@ func Exhaust(ctx context.Context, t Target, o ExhaustOptions) (*Exhausted, error
 	r := &Exhausted{Report: *newReport(&t, &Options{}), Preemptions: o.Preemptions}
 	// waves[k] are the schedules known so far that have k preemptions.
 	waves := make([][]plan, o.Preemptions+1)
-	waves[0] = []plan{{}}
-	seen := map[uint64]struct{}{}
+	waves[0] = []plan{{weight: 1}}
+	seen, classes := map[uint64]struct{}{}, classSet{}
+	var cover coverage
 	for k := range waves {
 		for len(waves[k]) > 0 {
 			n := min(len(waves[k]), waveSize)
@@ -88,22 +92,33 @@ func Exhaust(ctx context.Context, t Target, o ExhaustOptions) (*Exhausted, error
 					return nil, res.err
 				}
 				r.add(r.Schedules, &res.outcome)
-				for _, b := range res.branches {
-					if o.Cut && b.first && known(seen, b.key) {
+				if o.Cut && classes.add(res.class) {
+					r.Classes++
+				}
+				live := res.branches
+				for j := range live {
+					if b := &live[j]; o.Cut && b.first && known(seen, b.key) {
 						r.Merged++
+						live = live[:j]
 						break
 					}
+				}
+				unit := cover.divide(res, len(live), wave[i].weight, o.Preemptions-k)
+				for _, b := range live {
 					if c := k + b.cost; c <= o.Preemptions {
-						waves[c] = append(waves[c], plan{from: &wave[i], sw: Switch{At: b.at, To: b.to}})
+						waves[c] = append(waves[c], plan{from: &wave[i], sw: Switch{At: b.at, To: b.to}, weight: unit * b.height})
 					}
 				}
 			}
 			if o.Progress != nil {
-				var left uint64
+				left := 0
 				for _, w := range waves {
-					left += uint64(len(w))
+					left += len(w)
 				}
-				o.Progress(r.Schedules, left)
+				if left == 0 {
+					cover.keep(cover.claim())
+				}
+				o.Progress(Covered{Done: r.Schedules, Left: uint64(left), Share: cover.share()})
 			}
 		}
 	}
@@ -117,8 +132,9 @@ const waveSize = 1024
 
 // plan is a schedule to run: the departures of another one, and one more.
 type plan struct {
-	from *plan // nil for the schedule without departures
-	sw   Switch
+	from   *plan // nil for the schedule without departures
+	sw     Switch
+	weight float64 // the part of the whole that it and what is below it are taken for
 }
 
 // switches lists a plan's departures.
@@ -139,11 +155,14 @@ type branch struct {
 	// whether this is its first branch.
 	key   uint64
 	first bool
+	// How many schedules are taken to follow, 0 if it is behind the bound.
+	height float64
 }
 
 type waveResult struct {
 	outcome
 	branches []branch
+	class    uint64 // with Cut
 	ran      bool
 	err      error
 }
@@ -171,8 +190,9 @@ func runWave(ctx context.Context, t *Target, wave []plan, o *ExhaustOptions) []w
 				obs := guarded(run, &m, nil)
 				results[i] = waveResult{outcome: outcome{obs, spec, m.steps}, branches: b.branches, ran: true}
 				if o.Cut {
+					tracker.finish(abrupt(&obs))
 					tracker.keys(b.branches)
-					results[i].err = tracker.err
+					results[i].class, results[i].err = tracker.class, tracker.err
 				}
 			}
 			done()
@@ -254,9 +274,8 @@ func (r *porRun) follow(s sched.Strategy) {
 	r.inner, r.from = s, never
 }
 
-// keys fills in the keys of branches, once the run has ended.
+// keys fills in the keys of branches of a run that is finished.
 func (r *porRun) keys(branches []branch) {
-	r.finish(false)
 	for i := range branches {
 		b := &branches[i]
 		b.first = i == 0 || branches[i-1].at != b.at

@@ -95,3 +95,23 @@ func TestExhaustWitnessReplays(t *testing.T) {
 	assert.Equal(t, w.Verdict, obs.Verdict)
 	assert.Equal(t, w.State, obs.State)
 }
+
+// TestExhaustCountsClasses: with a bound that leaves nothing out, depth-first search meets the classes that
+// the reduction runs one schedule of each of, cut or not.
+func TestExhaustCountsClasses(t *testing.T) {
+	y := newToys()
+	for _, tasks := range [][]string{{"r0w1", "w0r1"}, {"a0a1", "a1a0", "r0"}} {
+		target := y.words(tasks...)
+		classes := reduce(t, target, explore.ReduceOptions{}).Classes
+		all := exhaust(t, target, explore.ExhaustOptions{Preemptions: 30, Cut: true})
+		require.True(t, all.Complete)
+		assert.Greater(t, classes, uint64(1))
+		assert.Equal(t, classes, all.Classes, "%v", tasks)
+		few := exhaust(t, target, explore.ExhaustOptions{Preemptions: 0, Cut: true})
+		assert.Less(t, few.Classes, classes, "%v", tasks)
+		assert.Zero(t, exhaust(t, target, explore.ExhaustOptions{Preemptions: 0}).Classes, "not counted without Cut")
+	}
+	locked := y.words("l0a1u0", "l0r1u0w2")
+	assert.EqualValues(t, 2, reduce(t, locked, explore.ReduceOptions{}).Classes)
+	assert.EqualValues(t, 4, exhaust(t, locked, explore.ExhaustOptions{Preemptions: 30, Cut: true}).Classes, "with and without a look at the lock that is held")
+}

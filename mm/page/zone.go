@@ -92,13 +92,18 @@ func (m *Map) unlink(l *list, pfn uint32) {
 	l.n--
 }
 
-// setupZones divides the frames, and sets watermarks and the size of the
-// per-CPU lists.
+// setupZones makes the zones: one, and in the free regime one for each CPU, so that what they
+// allocate commutes.
 func (m *Map) setupZones() {
 	n := 1
 	if m.mach.Regime() == sched.Free {
 		n = m.mach.CPUs()
 	}
+	m.divide(n)
+}
+
+// divide makes n zones of the frames, and sets watermarks and the size of the per-CPU lists.
+func (m *Map) divide(n int) {
 	m.single = n == 1
 	stripe := m.frames / uint64(n)
 	for align := uint64(1 << (MaxOrder - 1)); align > 1; align >>= 1 {

@@ -96,7 +96,7 @@ func (c *raceCell) row(t *testing.T, hosts *kernel.Hosts) (string, time.Duration
 		out, err := explore.Exhaust(context.Background(), target, explore.ExhaustOptions{Preemptions: c.preemptions, Cut: true})
 		require.NoError(t, err)
 		require.True(t, out.Complete)
-		r, bound = &out.Report, fmt.Sprintf("%d preemptions | %d | ", c.preemptions, out.Schedules)
+		r, bound = &out.Report, fmt.Sprintf("%d preemptions | %d | %d", c.preemptions, out.Schedules, out.Classes)
 	}
 	took := time.Since(begin)
 	safe := r.ByVerdict[explore.Safe]

@@ -47,13 +47,15 @@ func (l *lab) attach(ops []speed.Op) error {
 		"swap-out":       l.on(&l.swap, swapOut),
 		"swap-in":        l.on(&l.swap, swapIn),
 		"swap-in-random": l.on(&l.swap, swapInRandom),
-		"schedules":      l.search,
+		"schedules":      l.search(1),
+		"schedules-2":    l.search(2),
 		"scale-fault":    l.on(&l.duo, faultTogether(2)),
 		"scale-gup":      l.on(&l.duo, gupTogether(2)),
 	}
 	base := map[string]func(n int) time.Duration{
 		"scale-fault": l.on(&l.duo, faultTogether(1)),
 		"scale-gup":   l.on(&l.duo, gupTogether(1)),
+		"schedules-2": l.search(1),
 	}
 	values := map[string]func() (float64, error){
 		"struct-page": func() (float64, error) { return float64(unsafe.Sizeof(page.Page{})), nil },
@@ -66,6 +68,11 @@ func (l *lab) attach(ops []speed.Op) error {
 	}
 	for name, fn := range base {
 		if err := speed.AttachBase(ops, name, fn); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"schedules", "schedules-2"} {
+		if err := speed.AttachSaid(ops, name, l.saidOfSchedules); err != nil {
 			return err
 		}
 	}

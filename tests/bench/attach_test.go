@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +44,12 @@ func TestBatches(t *testing.T) {
 	require.Len(t, r.Lines, len(run))
 	for _, line := range r.Lines {
 		assert.NotNil(t, line.Emulated, "%s: %v", line.Op, line.Notes)
+		if strings.HasPrefix(line.Op, "schedules") {
+			assert.Regexp(t, `^schedules of [1-9]\d+ points \(median\)$`, line.Notes[len(line.Notes)-1], line.Op)
+		}
+		if line.Op == "schedules-2" {
+			assert.Contains(t, line.Final.Text, "one worker's speed")
+		}
 	}
 }
 

@@ -179,7 +179,7 @@ func BenchmarkContextSwitch(b *testing.B) {
 
 func BenchmarkSchedules(b *testing.B) {
 	l := benchLab(b, nil)
-	benchBatch(b, l.search, 100, "schedule")
+	benchBatch(b, l.search(1), 100, "schedule")
 }
 
 // BenchmarkBoot boots and shuts down machines whose memory is recycled.

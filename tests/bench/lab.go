@@ -76,6 +76,9 @@ type lab struct {
 	quad  machine
 	disk  machine
 	swap  machine
+
+	said   sync.Mutex // not mu, which a batch that was left behind holds
+	points uint64     // median of the last search's schedules; protected by said
 }
 
 // newLab describes the machines; none is booted. Prefault says that memory is
@@ -97,11 +100,24 @@ func newLab(hosts *kernel.Hosts, memory uint64, prefault bool, p mm.Policy) *lab
 	return l
 }
 
-// search is the side of the schedules row: its machines live for one schedule.
-func (l *lab) search(n int) time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return search(l.hosts, n)
+// search is the side of the schedules rows: its machines live for one schedule.
+func (l *lab) search(workers int) func(n int) time.Duration {
+	return func(n int) time.Duration {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		d, points := search(l.hosts, n, workers)
+		l.said.Lock()
+		l.points = points
+		l.said.Unlock()
+		return d
+	}
+}
+
+// saidOfSchedules says what the figures of the schedules rows are of.
+func (l *lab) saidOfSchedules() string {
+	l.said.Lock()
+	defer l.said.Unlock()
+	return fmt.Sprintf("schedules of %d points (median)", l.points)
 }
 
 // close shuts the machines down.

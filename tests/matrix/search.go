@@ -102,7 +102,7 @@ func (c *Cell) search(ctx context.Context, t *explore.Target, o *Options, part f
 	if o.Exhaustive {
 		r, err := explore.Exhaust(ctx, *t, explore.ExhaustOptions{
 			Preemptions: o.Preemptions, Workers: o.Workers,
-			Progress: func(done, left uint64) { part(0.9 * float64(done) / float64(done+left)) },
+			Progress: func(c explore.Covered) { part(0.9 * c.Share) },
 		})
 		if err != nil {
 			return "", err

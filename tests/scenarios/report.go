@@ -41,7 +41,7 @@ func (st Strategy) search(ctx context.Context, t *explore.Target) (*explore.Repo
 	if st.Exhaustive {
 		rep, err := explore.Exhaust(ctx, *t, explore.ExhaustOptions{
 			Preemptions: st.Preemptions, Workers: st.Workers,
-			Progress: func(done, left uint64) { progress(float64(done) / float64(done+left)) },
+			Progress: func(c explore.Covered) { progress(c.Share) },
 		})
 		if err != nil {
 			return nil, "", err

@@ -14,6 +14,11 @@ func memcpy(f float64) Rule { return Rule{AtLeast: true, Factor: f, Of: Native, 
 // oneCPU bounds the speed from below by that of one CPU.
 func oneCPU(f float64) Rule { return Rule{AtLeast: true, Factor: f, Of: Base, Name: "one CPU"} }
 
+// oneWorker bounds the speed from below by that of a search on one host thread.
+func oneWorker(f float64) Rule {
+	return Rule{AtLeast: true, Factor: f, Of: Base, Name: "one worker"}
+}
+
 func perSecond(f float64) Rule {
 	return Rule{AtLeast: true, Factor: f, Unit: "schedules/s"}
 }
@@ -223,6 +228,11 @@ func machineRows() []Op {
 		{
 			Name: "schedules", Title: "deterministic schedules, 2 CPUs, forkscrew, on one core", Unit: "schedule", N: 100,
 			Goal: goal(perSecond(1000), perSecond(5000)),
+		},
+		{
+			Name: "schedules-2", Title: "the same, two workers against one", Unit: "schedule", N: 400,
+			Goal: goal(oneWorker(1.5), oneWorker(1.8)),
+			Note: "n schedules in all, on two host threads and on one",
 		},
 		{
 			Name: "scale-fault", Title: "minor faults, two emulated CPUs against one", Unit: "page", N: 16384,

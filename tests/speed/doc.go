@@ -71,6 +71,8 @@
 //	tlb-flush-2          n flushes of one page, the other CPU running user code
 //	switch               n round trips, two switches each
 //	scale-*              n units in all by two CPUs; Base does n by one
+//	schedules            n schedules of forkscrew's small form on one host thread
+//	schedules-2          n schedules in all on two; Base does n on one
 //
 // # Goals
 //

@@ -25,7 +25,8 @@ type Op struct {
 	Value    func() (float64, error)   // for rows that count bytes or per cent: the figure; the other sides stay nil
 
 	Goal Goal
-	Note string // what stands in for what, or why a side is empty
+	Note string        // what stands in for what, or why a side is empty
+	Said func() string // what the emulated side has to add to the note, once it has run; nil is nothing
 }
 
 // NativeSpec says how the native side is run: by an operation of the probe or
@@ -106,6 +107,15 @@ func AttachValue(ops []Op, name string, value func() (float64, error)) error {
 	op, err := find(ops, name)
 	if err == nil {
 		op.Value = value
+	}
+	return err
+}
+
+// AttachSaid gives a row what its emulated side adds to the note.
+func AttachSaid(ops []Op, name string, said func() string) error {
+	op, err := find(ops, name)
+	if err == nil {
+		op.Said = said
 	}
 	return err
 }
@@ -208,6 +218,9 @@ func measureOp(ctx context.Context, op Op, o Options) (Samples, []string) {
 		if _, any := Median(c.ns, o.Level); any {
 			s.set(c.side, c.ns)
 		}
+	}
+	if op.Said != nil && len(s.Emulated) > 0 {
+		notes = append(notes, op.Said())
 	}
 	return s, notes
 }

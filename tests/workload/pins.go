@@ -273,7 +273,7 @@ func dmaAfterUnmap() *Workload {
 			}
 			return nil
 		},
-		Main:     repeat(unmapPinRound),
+		Main: repeat(unmapPinRound),
 	}), onePage, "huge=1")
 }
 
