@@ -47,7 +47,6 @@ const (
 
 // setUp maps and fills everything. Errors end the test: nothing has begun yet.
 func (e *everything) setUp(th *Thread) {
-	require.NoError(e.t, th.Swapon(soakSwap, 0))
 	fd, err := th.Open("/dev/vda", fs.ORdwr|fs.ODirect)
 	require.NoError(e.t, err)
 	e.direct = fd
@@ -216,6 +215,7 @@ func TestSoakEverything(t *testing.T) {
 	copy(m.DiskData("vda"), e.disk)
 	began, rounds := time.Now(), uint64(0)
 	out := m.Run(func(th *Thread) {
+		require.NoError(t, th.Swapon(soakSwap, 0))
 		e.setUp(th)
 		for rounds == 0 || time.Since(began) < *soakFor && !t.Failed() {
 			rounds++
@@ -232,9 +232,35 @@ func TestSoakEverything(t *testing.T) {
 	atRest(t, m)
 }
 
+// hog is a process besides that stores to more memory than there is, and looks at some of it
+// again. It may be killed.
+func (e *everything) hog(th *Thread, pages uint64) (pid int) {
+	pid, err := th.Fork(func(c *Thread) {
+		a := c.MustMmap(pages << 12)
+		for i := range pages {
+			c.Store64(a+i<<12, pattern(i, 3))
+		}
+		for i := uint64(0); i < pages; i += 32 {
+			if got := c.Load64(a + i<<12); got != pattern(i, 3) {
+				e.t.Errorf("hog: page %d is %#x", i, got)
+			}
+		}
+	})
+	require.NoError(e.t, err)
+	return pid
+}
+
 // TestSoakEverythingSmall is the small form in the free regime, with invariants on: pages go
-// out by advice, and in every third schedule kswapd takes them too, because all of memory but
-// what the program needs lies below the watermarks.
+// out by advice. In every third schedule kswapd takes them too, because all of memory but
+// what the program needs lies below the watermarks; in another third a second process fills
+// the little memory that there is, and whoever allocates reclaims himself.
+//
+// With less room under high watermarks the OOM killer comes, and rightly so: what is mapped sits in
+// the pagevecs and per-CPU lists of three zones, so that kswapd, which is awake from the first page
+// on, finds a handful of pages on the lists of a zone, looks at them six times over and
+// says all_unreclaimable; direct reclaim then passes the zone by, frees nothing and gives up,
+// with all of swap free. The badness is the size of the address space: the child, which goes
+// before its parent, and then number 1, because there is nobody else.
 func TestSoakEverythingSmall(t *testing.T) {
 	seeds := *soakSeeds
 	if seeds == 0 {
@@ -243,25 +269,38 @@ func TestSoakEverythingSmall(t *testing.T) {
 			seeds = 3
 		}
 	}
-	const room = 60 // pages; with 45 the OOM killer comes now and then
-	var points, merged, read, reclaims uint64
+	const room = 60 // pages; see above
+	const hogPages, hogMinFree = 520, 24
+	var points, merged, read, reclaims, stalls, stalled uint64
 	for seed := *firstSeed; seed < *firstSeed+seeds; seed++ {
-		o := soakOptions(t, Options{CPUs: 3, Memory: 24 << 20, HugePages: 3, NoStack: true, Regime: sched.Free, Strategy: sched.NewRandom(seed)}, 256)
+		o := soakOptions(t, Options{CPUs: 3, Memory: 24 << 20, HugePages: 3, NoStack: true, Regime: sched.Free, Strategy: sched.NewRandom(seed)}, 1024)
 		switch seed % 4 {
 		case 1:
 			o.Strategy = sched.NewPCT(seed, 3, 20_000)
 		case 2:
 			o.Preempt = sched.PreemptFull
 		}
+		short := seed%3 == 2
+		if short {
+			o.CPUs, o.Memory, o.HugePages = 1, 22<<20, 10 // 2 MiB besides the huge pages
+		}
 		m := boot(t, o)
 		m.MM().SetOvercommit(mm.OvercommitAlways, 0)
 		m.CheckSteps(997, nil)
-		if seed%3 == 1 {
+		switch {
+		case short:
+			m.Pages().SetMinFree(hogMinFree)
+		case seed%3 == 1:
 			m.Pages().SetMinFree(m.Pages().FreePages() - room)
 		}
 		e := &everything{t: t, pages: 3, disk: content(64 << 10)}
 		copy(m.DiskData("vda"), e.disk)
 		out := m.Run(func(th *Thread) {
+			require.NoError(t, th.Swapon(soakSwap, 0))
+			hog := 0
+			if short {
+				hog = e.hog(th, hogPages)
+			}
 			e.setUp(th)
 			pager := th.Go("pager", func(c *Thread) {
 				for range 6 { // the first looks at the accessed bits; writing takes its time
@@ -271,8 +310,16 @@ func TestSoakEverythingSmall(t *testing.T) {
 			})
 			e.round(th, 1, 1 /* worker */, 1)
 			_ = th.Join(pager)
+			if short {
+				_, _, err := th.Wait(hog)
+				require.NoError(t, err)
+			}
 		})
 		require.NoError(t, out.Err(), "seed %d", seed)
+		if n := m.Trace().Sum(trace.AllocStall); n > 0 {
+			stalls += n
+			stalled++
+		}
 		points += out.Result.Steps
 		reclaims += m.Trace().Sum(trace.PageOutRun)
 		merged += m.Trace().Sum(trace.EmuKSMMerges)
@@ -285,9 +332,11 @@ func TestSoakEverythingSmall(t *testing.T) {
 			t.Fatalf("again: go test ./kernel -run 'TestSoakEverythingSmall' -args -seed %d -soak 1", seed)
 		}
 	}
-	t.Logf("%d schedules of %d points: %d pages read from swap, %d merged, %d passes of kswapd", seeds, points/seeds, read, merged, reclaims)
+	t.Logf("%d schedules of %d points: %d pages read from swap, %d merged, %d passes of kswapd, %d of direct reclaim in %d schedules",
+		seeds, points/seeds, read, merged, reclaims, stalls, stalled)
 	assert.Positive(t, min(read, merged))
 	if seeds > 1 {
 		assert.Positive(t, reclaims)
+		assert.GreaterOrEqual(t, stalled, seeds/4, "schedules with direct reclaim")
 	}
 }

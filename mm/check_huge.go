@@ -13,6 +13,8 @@ import (
 //	references = entries + cache + other holders      page_table_locks, ledger
 //	a free page of a pool has no references           hugetlb_lock
 //	total = free + in use, promises <= free           hugetlb_lock; in use at rest only
+//	promises = those of files, less their pages       at rest; plus hstate.astray
+//	  + those of private mappings that are not used
 //
 // Huge pages have no count of mappings, but for a HugeRmapper, and are not in rss. An entry may be writable where
 // its VMA is not: hugetlb_cow does not ask.
@@ -119,6 +121,30 @@ func (s *System) checkPool(k *checkState, h *hstate, rest bool) {
 	if pool.Total != uint64(len(h.heads)) || pool.Free+used != pool.Total {
 		k.bad("pool of %d KiB pages: %+v, but %d exist and %d are in use", h.size>>10, pool, len(h.heads), used)
 	}
+	files, private := s.promises(h)
+	if int64(pool.Reserved)+h.astray != files+private {
+		k.bad("pool of %d KiB pages: %d are promised, but files are promised %d and mappings %d (%d astray)",
+			h.size>>10, int64(pool.Reserved), files, private, h.astray)
+	}
+}
+
+// promises adds up what the files of a pool and the private mappings are still promised. Nothing may be
+// running.
+func (s *System) promises(h *hstate) (files, private int64) {
+	s.spaces.each(func(as *AddressSpace) {
+		if i := as.huge; i != nil && i.h == h {
+			files += int64(i.regions.count(0, ^uint64(0))) - int64(as.tree.n)
+		}
+	})
+	for _, m := range s.MMs() {
+		m.EachVMA(0, func(v *VMA) bool {
+			if v.hstate() == h && v.resv.m != nil {
+				private += int64(v.resv.m.regions.missing(v.hugecacheOffset(h, v.Start), v.hugecacheOffset(h, v.End)))
+			}
+			return true
+		})
+	}
+	return files, private
 }
 
 // hugeCOWStale reports whether a translation is one that 2.6.29 itself leaves behind: that of

@@ -74,6 +74,9 @@ func TestCheckRestNoticesLostHugePages(t *testing.T) {
 	require.ErrorContains(t, r.s.CheckRest()[0], "3 exist and 0 are in use")
 	h.free = append(h.free, lost)
 	require.Empty(t, r.s.CheckRest())
+	h.resv++ // of whom?
+	require.ErrorContains(t, r.s.CheckRest()[0], "1 are promised, but files are promised 0 and mappings 0")
+	h.resv--
 	r.run(func(k *sched.Task, mm *MM) {
 		addr := r.mmapHuge(k, mm, 1, MapPrivate)
 		r.store(k, addr, 1)

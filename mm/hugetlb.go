@@ -56,6 +56,11 @@ type hstate struct {
 	max uint64
 	// heads are all pages of the pool: for invariants.
 	heads []x86.PFN
+
+	astrayLock x86.RawSpin
+	// astray is what files and mappings are still promised less resv: 0 but where 2.6.29 uses
+	// a promise up twice, or not at all; see strayed. For invariants. Protected by astrayLock.
+	astray int64
 }
 
 // pages returns how many small pages make one.

@@ -206,6 +206,7 @@ func (s *System) hugetlbNoPage(f *Fault, h *hstate) (ret VMFault) {
 		pm.LockPageNew(t, p)
 		switch err := as.AddToPageCache(t, p, idx); err {
 		case nil:
+			as.huge.setMade(idx, true)
 		case unix.EEXIST: // somebody was faster
 			pm.UnlockPage(t, p)
 			pm.Put(t, p)

@@ -148,6 +148,16 @@ func (h *hstate) decrementResv(v *VMA) {
 	}
 }
 
+// strayed notes that resv_huge_pages and the promises that it is the sum of have moved apart by
+// n. 2.6.29 does not ask whether there is a promise to use up: the copy of a shared page
+// uses one that is long used, and a mapping with MAP_NORESERVE leaves alone the one that
+// another mapping of the file has. So the sum is no invariant, but with this added it is.
+func (h *hstate) strayed(n int64) {
+	h.astrayLock.Lock()
+	h.astray += n
+	h.astrayLock.Unlock()
+}
+
 // resetResv clears the reservations of a VMA that fork has just made
 // (reset_vma_resv_huge_pages).
 func (v *VMA) resetResv() {
@@ -192,16 +202,25 @@ func (s *System) restoreReservation(t *sched.Task, v *VMA, h *hstate, idx uint64
 }
 
 // commitReservation records that the page at addr has been made (vma_commit_reservation).
-func (v *VMA) commitReservation(h *hstate, addr uint64) {
-	idx := v.hugecacheOffset(h, addr)
+// used says that resv_huge_pages was decremented for it.
+func (v *VMA) commitReservation(h *hstate, addr uint64, used bool) {
+	idx, promised := v.hugecacheOffset(h, addr), false
 	switch {
 	case v.Flags&VMMayShare != 0:
 		i := v.Mapping.huge
 		i.resvLock.Lock()
+		promised = i.regions.count(idx, idx+1) != 0 && i.made.count(idx, idx+1) == 0
 		i.regions.add(idx, idx+1)
 		i.resvLock.Unlock()
 	case v.resv.owner:
+		promised = v.resv.m.regions.count(idx, idx+1) == 0
 		v.resv.m.regions.add(idx, idx+1)
+	}
+	switch {
+	case used && !promised:
+		h.strayed(1)
+	case promised && !used:
+		h.strayed(-1)
 	}
 }
 
@@ -220,7 +239,9 @@ func (s *System) allocHugePage(t *sched.Task, v *VMA, addr uint64, avoidReserve 
 		return nil, VMFaultOOM
 	}
 	s.huge.lock.LockIRQ(t)
+	resv := h.resv
 	p := s.dequeueHugePageVMA(h, v, avoidReserve)
+	used := h.resv != resv
 	s.huge.lock.UnlockIRQ(t)
 	if p == nil {
 		if p = s.allocBuddyHugePage(t, h); p == nil {
@@ -229,7 +250,7 @@ func (s *System) allocHugePage(t *sched.Task, v *VMA, addr uint64, avoidReserve 
 	}
 	s.Pages.SetRefs(t, p, 1)
 	p.Private = v.Mapping.handle()
-	v.commitReservation(h, addr)
+	v.commitReservation(h, addr, used)
 	return p, 0
 }
 
@@ -281,6 +302,8 @@ func (i *HugeInode) reservePages(t *sched.Task, v *VMA, from, to uint64) error {
 	}
 	if v.Flags&VMMayShare != 0 {
 		i.resvLock.Lock()
+		// A fault of another mapping may have made one of the pages since they were counted.
+		i.h.strayed(int64(i.regions.missing(from, to)) - int64(need))
 		i.regions.add(from, to)
 		i.resvLock.Unlock()
 	}
@@ -294,6 +317,17 @@ func (i *HugeInode) unreservePages(t *sched.Task, offset, freed uint64) {
 	n := i.regions.truncate(offset)
 	i.resvLock.Unlock()
 	_ = i.as.Sys.acctMemory(t, i.h, int64(freed)-int64(n))
+}
+
+// setMade notes that the file's page idx is in the page cache, or no longer. The page is locked.
+func (i *HugeInode) setMade(idx uint64, made bool) {
+	i.resvLock.Lock()
+	if made {
+		i.made.add(idx, idx+1)
+	} else {
+		i.made.remove(idx)
+	}
+	i.resvLock.Unlock()
 }
 
 // openResv is hugetlb_vm_op_open: a VMA is a part of another one now.

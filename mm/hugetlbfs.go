@@ -25,6 +25,7 @@ type HugeInode struct {
 	// one process and a fault in another have no lock in common.
 	resvLock x86.RawSpin
 	regions  regionList // what was promised to shared mappings; protected by resvLock
+	made     regionList // what is in the page cache; for invariants; protected by resvLock
 	// linked says that the file has a name, and lives on when nobody uses it. Set and
 	// cleared by whoever keeps the names.
 	linked bool
@@ -167,6 +168,7 @@ func (i *HugeInode) truncatePages(t *sched.Task, start uint64) {
 				pm.ClearFlag(t, p, page.Dirty)
 				pm.ClearFlag(t, p, page.Uptodate)
 				as.RemoveFromPageCache(t, p)
+				i.setMade(p.Index, false)
 				freed++
 			}
 			pm.UnlockPage(t, p)

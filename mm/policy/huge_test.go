@@ -354,3 +354,57 @@ func staleLoad(s *explore.Story) bool {
 	}
 	return false
 }
+
+// TestReadPinOfASharedHugeMapping pins what pg_gup, for which every pin of huge pages is one for
+// writing, does to a shared mapping that is read-only: hugetlb_cow, which is not for shared
+// mappings and does not ask, copies the file's page, and the mapping is shared no more. The
+// copy uses up the promise of the page that it is a copy of once more. Stock does so for
+// a debugger that writes.
+func TestReadPinOfASharedHugeMapping(t *testing.T) {
+	for _, c := range []struct {
+		policy string
+		poke   bool
+		split  bool
+	}{
+		{"stock", false, false}, {"pg_dontcow", false, false}, {"anon_exclusive", false, false},
+		{"pg_gup", false, true}, {"pg_gup_v1", false, true}, {"fork_lock_lookup", false, true},
+		{"pinned_ptes_before", false, true}, {"pinned_ptes_after", false, true},
+		{"stock", true, true},
+	} {
+		m, err := kernel.Boot(hugeOptions(policy.Lookup(c.policy), 4))
+		require.NoError(t, err)
+		out := m.Run(func(th *kernel.Thread) {
+			fd, err := th.Open(fs.HugetlbfsDir+"/f", fs.ORdwr|fs.OCreat)
+			require.NoError(t, err)
+			a, err := th.Mmap(0, huge, mm.ProtRead, mm.MapShared, fd, 0)
+			require.NoError(t, err)
+			b, err := th.Mmap(0, huge, mm.ProtRead|mm.ProtWrite, mm.MapShared, fd, 0)
+			require.NoError(t, err)
+			th.Store64(b, 1)
+			require.EqualValues(t, 1, th.Load64(a))
+			require.Zero(t, m.HugePool(huge).Reserved)
+			if c.poke {
+				require.NoError(t, th.PtracePoke(th.Getpid(), a+8, 1))
+			} else {
+				r, err := th.RegisterMemory(a, 512, kernel.RegisterOptions{})
+				require.NoError(t, err)
+				require.NoError(t, th.UnregisterMemory(r))
+			}
+			th.Store64(b, 2)
+			want, reserved := uint64(2), uint64(0)
+			if c.split {
+				want, reserved = 1, ^uint64(0)
+			}
+			// The TLB still has the old translation, as in finding 6; fork flushes it.
+			pid, err := th.Fork(func(*kernel.Thread) {})
+			require.NoError(t, err)
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+			assert.Equal(t, want, th.Load64(a), "%+v", c)
+			assert.Equal(t, reserved, m.HugePool(huge).Reserved, "%+v", c)
+			require.NoError(t, th.Unlink(fs.HugetlbfsDir+"/f"))
+		})
+		require.NoError(t, out.Err(), "%+v", c)
+		m.Shutdown()
+	}
+}
