@@ -56,20 +56,21 @@ type Row struct {
 	Portfolio, Random Measure
 }
 
-// Table formats rows as Markdown. The last column says how many times more schedules
-// plain random needs; ">" where it did not always find the mutant.
+// Table formats rows as Markdown. The last columns say how many times more schedules, and how
+// much more time, plain random needs; ">" where it did not always find the mutant.
 func Table(rows []Row) string {
 	var b strings.Builder
-	b.WriteString("| what is missing | in | shows as | portfolio: schedules | seconds, worst | random: schedules | found | factor |\n")
-	b.WriteString("|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| what is missing | in | shows as | portfolio: schedules | seconds | worst | random: schedules | seconds | found | factor | in time |\n")
+	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, r := range rows {
 		more := ""
 		if r.Random.Found < r.Random.Runs {
 			more = ">"
 		}
-		fmt.Fprintf(&b, "| %s | `%s` | %s | %s | %.2f | %s%s | %d of %d | %s%.1f |\n", r.Mutant.Name, r.Mutant.Where, r.Portfolio.Verdict,
-			count(r.Portfolio.Schedules), r.Portfolio.Worst.Seconds(), more, count(r.Random.Schedules), r.Random.Found, r.Random.Runs,
-			more, r.Random.Schedules/r.Portfolio.Schedules)
+		fmt.Fprintf(&b, "| %s | `%s` | %s | %s | %.3f | %.2f | %s%s | %s%.3f | %d of %d | %s%.1f | %s%.1f |\n", r.Mutant.Name, r.Mutant.Where, r.Portfolio.Verdict,
+			count(r.Portfolio.Schedules), r.Portfolio.Mean.Seconds(), r.Portfolio.Worst.Seconds(),
+			more, count(r.Random.Schedules), more, r.Random.Mean.Seconds(), r.Random.Found, r.Random.Runs,
+			more, r.Random.Schedules/r.Portfolio.Schedules, more, r.Random.Mean.Seconds()/r.Portfolio.Mean.Seconds())
 	}
 	return b.String()
 }
