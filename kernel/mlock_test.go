@@ -55,6 +55,25 @@ func TestMlockedPagesStay(t *testing.T) {
 	})
 }
 
+// nr_unevictable is what lies on the unevictable list: locked pages, until they are unlocked.
+// Neither tmpfs nor swap accounts dirty pages (BDI_CAP_NO_ACCT_DIRTY), so nr_dirty stays 0.
+func TestUnevictableIsCounted(t *testing.T) {
+	run(t, Options{CPUs: 1}, func(th *Thread) {
+		const n = 6
+		tr := th.m.trace
+		a, s := th.MustMmap(n<<12), th.MustMmapShared(n<<12)
+		require.NoError(t, th.Mlock(a, n<<12))
+		require.NoError(t, th.Mlock(s, n<<12))
+		th.Fill(s, n<<12, 1)
+		assert.EqualValues(t, 2*n, tr.Gauge(trace.NrUnevictable))
+		assert.EqualValues(t, 0, tr.Gauge(trace.NrDirty))
+		require.NoError(t, th.Munlock(a, n<<12))
+		assert.EqualValues(t, n, tr.Gauge(trace.NrUnevictable))
+		require.NoError(t, th.Munlock(s, n<<12))
+		assert.EqualValues(t, 0, tr.Gauge(trace.NrUnevictable))
+	})
+}
+
 // A store after fork copies a locked page away from its owner: the old page is not locked
 // any more (clear_page_mlock), the new one is.
 func TestCopyOfALockedPage(t *testing.T) {

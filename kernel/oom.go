@@ -151,6 +151,17 @@ func (m *Machine) selectBadProcessLocked(current *Process) (worst *Process, scor
 	return worst, score, wait
 }
 
+// nobody is the uid of processes without root's capabilities, which have no other.
+const nobody = 65534
+
+// uidOf is whose a process is, as far as there are users.
+func uidOf(s *mm.MM) int {
+	if s.Limits.Unprivileged {
+		return nobody
+	}
+	return 0
+}
+
 // oomReport is the text that oom_kill_process and those it calls print, with
 // vm.oom_dump_tasks set; without the back trace.
 func (m *Machine) oomReport(t *sched.Task, gfp page.GFP, order int, chosen, victim *Process, score uint64) string {
@@ -165,7 +176,7 @@ func (m *Machine) oomReport(t *sched.Task, gfp page.GFP, order int, chosen, vict
 	for _, p := range all {
 		if s := p.racySpace(); s != nil {
 			fmt.Fprintf(&b, "[%5d] %5d %5d %8d %8d %3d     %3d %s\n",
-				p.pid, 0, p.pid, s.RacyTotalVM(), s.AnonRSS.Peek()+s.FileRSS.Peek(), p.racyCPU(), 0, p.name)
+				p.pid, uidOf(s), p.pid, s.RacyTotalVM(), s.AnonRSS.Peek()+s.FileRSS.Peek(), p.racyCPU(), 0, p.name)
 		}
 	}
 	m.tasklist.Unlock(t)

@@ -59,6 +59,26 @@ func TestOOMReport(t *testing.T) {
 	assert.Equal(t, string(want), got)
 }
 
+// The report shows whose a process is: root's, or nobody's if it is Limits.Unprivileged.
+func TestOOMReportShowsUsers(t *testing.T) {
+	m := boot(t, small(Options{CPUs: 1, Regime: sched.Timed}))
+	m.MM().SetOvercommit(mm.OvercommitAlways, 0)
+	out := m.Run(func(th *Thread) {
+		_, err := th.Fork(func(c *Thread) {
+			c.p.space.Limits.Unprivileged = true
+			b := c.MustMmap(4000 << 12)
+			c.Fill(b, 4000<<12, 1)
+		})
+		require.NoError(t, err)
+		_, _, err = th.Wait(-1)
+		require.NoError(t, err)
+	})
+	require.NoError(t, out.Err())
+	require.Len(t, out.Victims, 1)
+	assert.Regexp(t, `(?m)^\[    1\]     0     1 .* init$`, out.Victims[0].Report)
+	assert.Regexp(t, `(?m)^\[    2\] 65534     2 .* init.2$`, out.Victims[0].Report)
+}
+
 // Who turns swap off goes first, however small (PF_SWAPOFF); a process without root's
 // capabilities counts sixteen times as much as one with.
 func TestBadness(t *testing.T) {

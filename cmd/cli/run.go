@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/cowlab/cowlab/kernel"
@@ -31,7 +32,7 @@ func defineRunFlags(fs *flag.FlagSet) *runFlags {
 		disk:     fs.String("disk", "", "use the disk image at `path` instead of a disk made for the run; what the workload writes is in it afterwards"),
 		trace:    fs.String("trace", "", "write a trace for Perfetto (Chrome JSON) to `file`"),
 		small:    fs.Bool("small", false, "run the small form, as searches do"),
-		verbose:  fs.Bool("v", false, "print every counter, zeros included; with more than one run, their sums"),
+		verbose:  fs.Bool("v", false, "print every counter, zeros included, /proc/meminfo and what the OOM killer said; with more than one run, the counters' sums"),
 		cpus:     fs.Int("cpus", 0, "processors; 0 means the workload's own number"),
 		depth:    fs.Int("depth", 3, "pct: number of ordering constraints to look for"),
 		runs:     fs.Int("runs", 1, "run so often and count the verdicts"),
@@ -239,6 +240,21 @@ func printOutcome(w io.Writer, wl *workload.Workload, o workload.Options, out *w
 	}
 	fmt.Fprintln(w, "\n\ncounters")
 	printCounters(w, out.Counters, verbose)
+	if verbose {
+		printMemory(w, out)
+	}
+}
+
+// printMemory prints /proc/meminfo at the end, and what the OOM killer said.
+func printMemory(w io.Writer, out *workload.Outcome) {
+	fmt.Fprintf(w, "\nmeminfo at the end\n  %s\n", indented(strings.TrimSuffix(out.Meminfo, "\n"), "  "))
+	for _, v := range out.Victims {
+		text := v.Report
+		if text == "" { // its own fault failed, and no killer ran
+			text = v.String()
+		}
+		fmt.Fprintf(w, "\nout of memory\n  %s\n", indented(strings.TrimSuffix(text, "\n"), "  "))
+	}
 }
 
 // printFindings prints what was wrong; the same thing seen again is counted.

@@ -27,6 +27,8 @@ type Cell struct {
 	Token string `json:"token"`
 	// Detail is the evidence.
 	Detail string `json:"detail"`
+	// Why says which step of 2.6.29 a failing cell of stock comes from, in tables that know.
+	Why string `json:"why,omitempty"`
 	// Costs are what the small form takes in the timed regime; nil if nobody asked.
 	Costs *Costs `json:"costs,omitempty"`
 	// Group is the group that the workload is in with these parameters.

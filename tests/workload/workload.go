@@ -178,6 +178,10 @@ type Outcome struct {
 	Points uint64
 	// NS is virtual time in nanoseconds.
 	NS uint64
+	// Meminfo is /proc/meminfo at the end, Victims are the processes that were killed for want
+	// of memory, with the OOM killer's reports.
+	Meminfo string
+	Victims []kernel.Victim
 	// Disk is what a disk made for the run held at the end; nil for an image.
 	Disk []byte
 }
@@ -341,6 +345,7 @@ func Execute(w *Workload, o Options) (*Outcome, error) {
 	}
 	ko2 := m.Run(func(t *kernel.Thread) { w.Main(t, r) })
 	out := r.conclude(ko2)
+	out.Meminfo, out.Victims = m.Meminfo(), ko2.Victims
 	if o.Done != nil {
 		o.Done(m)
 	}
