@@ -17,6 +17,10 @@ type ExhaustOptions struct {
 	Preemptions int
 	// Schedules ends the search after so many; zero means no bound.
 	Schedules uint64
+	// GiveUp ends the search as soon as it is known that Schedules are not enough: with at
+	// most one preemption that is after the few schedules without any, which show all of
+	// those with one but for what comes free after a preemption.
+	GiveUp bool
 	// Cut leaves out what follows a decision that another schedule, with no more
 	// preemptions, has come to as well: with the same steps before it in the same
 	// partial order. Happens-before caching, as in Musuvathi and Qadeer, Partial-order
@@ -98,12 +102,16 @@ func Exhaust(ctx context.Context, t Target, o ExhaustOptions) (*Exhausted, error
 					}
 				}
 			}
+			var left uint64
+			for _, w := range waves {
+				left += uint64(len(w))
+			}
 			if o.Progress != nil {
-				var left uint64
-				for _, w := range waves {
-					left += uint64(len(w))
-				}
 				o.Progress(r.Schedules, left)
+			}
+			if o.GiveUp && o.Schedules != 0 && r.Schedules+left > o.Schedules {
+				r.finish(0)
+				return r, nil
 			}
 		}
 	}
