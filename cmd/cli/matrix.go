@@ -41,6 +41,7 @@ Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`,
 	form := fs.String("format", "text", "text, md or json")
 	schedules := fs.Int("schedules", 200, "schedules of the small form for each cell; a quarter of it for huge pages, which take longer")
 	preemptions := fs.Int("preemptions", -1, "search instead every schedule with at most so many preemptions; 1 takes a second a cell, 2 some minutes")
+	complete := fs.Uint64("complete", 100, "search a cell that is safe also with every schedule of at most one preemption, if there are no more than so many")
 	seed := fs.Uint64("seed", 1, "numbers the search; the same seed searches the same schedules")
 	par := fs.Int("parallel", 0, "runs of the default size in the parallel regime for each cell; 1 for all cells takes some minutes")
 	costs := fs.Bool("costs", false, "show also what each cell's small form takes in the timed regime: atomics, fences, line transfers, page copies, faults, interrupts, memory, virtual ns, the longest fork")
@@ -96,7 +97,7 @@ Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`,
 		bar := newProgress(e)
 		t, err = matrix.Run(e.ctx, matrix.Options{
 			Policies: ps, Workloads: ws, Groups: gs, Schedules: *schedules, Seed: *seed, Parallel: *par, Workers: *workers,
-			Exhaustive: *preemptions >= 0, Preemptions: max(*preemptions, 0), Costs: *costs, Progress: bar.show,
+			Exhaustive: *preemptions >= 0, Preemptions: max(*preemptions, 0), Complete: *complete, Costs: *costs, Progress: bar.show,
 		})
 		bar.clear()
 		if err != nil && !errors.Is(err, context.Canceled) {

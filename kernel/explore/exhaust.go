@@ -17,6 +17,10 @@ type ExhaustOptions struct {
 	Preemptions int
 	// Schedules ends the search after so many; zero means no bound.
 	Schedules uint64
+	// GiveUp ends the search as soon as it is known that Schedules are not enough: with at
+	// most one preemption that is after the few schedules without any, which show all of
+	// those with one but for what comes free after a preemption.
+	GiveUp bool
 	// Cut leaves out what follows a decision that another schedule, with no more
 	// preemptions, has come to as well: with the same steps before it in the same
 	// partial order. Happens-before caching, as in Musuvathi and Qadeer, Partial-order
@@ -110,15 +114,19 @@ func Exhaust(ctx context.Context, t Target, o ExhaustOptions) (*Exhausted, error
 					}
 				}
 			}
+			var left uint64
+			for _, w := range waves {
+				left += uint64(len(w))
+			}
 			if o.Progress != nil {
-				left := 0
-				for _, w := range waves {
-					left += len(w)
-				}
 				if left == 0 {
 					cover.keep(cover.claim())
 				}
-				o.Progress(Covered{Done: r.Schedules, Left: uint64(left), Share: cover.share()})
+				o.Progress(Covered{Done: r.Schedules, Left: left, Share: cover.share()})
+			}
+			if o.GiveUp && o.Schedules != 0 && r.Schedules+left > o.Schedules {
+				r.finish(0)
+				return r, nil
 			}
 		}
 	}

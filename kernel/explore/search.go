@@ -43,6 +43,9 @@ type Options struct {
 	StopAtFirst bool
 	// Bad says which verdicts are findings; nil means all but Safe.
 	Bad func(verdict string) bool
+	// Enough, if not nil, is asked after each schedule whether what the report has is enough.
+	// Then the search ends there, as with StopAtFirst.
+	Enough func(*Report) bool
 	// Progress, if not nil, is called from the goroutine of Search about every
 	// Every schedules; zero means 1,000.
 	Progress func(Progress)
@@ -234,6 +237,10 @@ func (s *search) fold(b *batch) {
 		s.report.add(s.next, out)
 		s.next++
 		if s.o.StopAtFirst && s.o.Bad(out.obs.Verdict) {
+			s.stopped = true
+			return
+		}
+		if s.o.Enough != nil && s.o.Enough(s.report) {
 			s.stopped = true
 			return
 		}

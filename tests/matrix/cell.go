@@ -49,7 +49,7 @@ type How string
 // The ways.
 const (
 	Witness    How = "witness"    // there is a token that replays it
-	Exhaustive How = "exhaustive" // no schedule within the bound shows anything
+	Exhaustive How = "exhaustive" // no schedule within the bound shows anything, nor any of the others that were run
 	Schedules  How = "schedules"  // none of so many schedules does
 	Runs       How = "parallel"   // seen, or not seen, in the parallel regime only: there is no token
 )
@@ -73,6 +73,9 @@ type Options struct {
 	// Exhaustive searches every schedule with at most Preemptions preemptions instead.
 	Exhaustive  bool
 	Preemptions int
+	// Complete is up to how many schedules a cell in which they show nothing is searched with
+	// all that have at most one preemption as well; zero means not at all.
+	Complete uint64
 	// Seed numbers the searches: the same seed searches the same schedules.
 	Seed uint64
 	// Parallel is how often the default size is run in the parallel regime.

@@ -54,6 +54,15 @@ func runCell(ctx context.Context, w workload.Variant, p mm.Policy, hosts *kernel
 			return c, err
 		}
 	}
+	if len(seen) == 0 && o.Complete > 0 && o.Schedules > 0 && !o.Exhaustive && ctx.Err() == nil {
+		bound, err := c.complete(ctx, target, o, seen)
+		if err != nil {
+			return c, err
+		}
+		if bound != "" {
+			bounds = append(bounds, bound)
+		}
+	}
 	c.Bound = strings.Join(bounds, ", ")
 	c.judge(seen)
 	if c.Verdict.Corrupts() && !w.Promised(p, small) {
@@ -117,6 +126,7 @@ func (c *Cell) search(ctx context.Context, t *explore.Target, o *Options, part f
 		rep, err = explore.Search(ctx, *t, explore.Options{
 			Schedules: o.schedules(c.Group), Seed: o.Seed, Workers: o.Workers, Every: 100,
 			Progress: func(p explore.Progress) { part(0.9 * float64(p.Done) / float64(p.Planned)) },
+			Enough:   stuck,
 		})
 		if err != nil {
 			return "", err
@@ -126,6 +136,31 @@ func (c *Cell) search(ctx context.Context, t *explore.Target, o *Options, part f
 			bound = fmt.Sprintf("interrupted after %d of %d schedules", rep.Schedules, rep.Planned)
 		}
 	}
+	return bound, c.take(t, rep, seen)
+}
+
+// stuck says that a search need not go on: every schedule so far is a livelock, which takes a
+// hundred times as long as another schedule, and so were all that measure the program.
+func stuck(r *explore.Report) bool {
+	return r.Schedules == explore.Probes && r.ByVerdict[string(workload.Livelock)] == r.Schedules
+}
+
+// complete searches a cell in which nothing was seen with every schedule of at most one
+// preemption, if there are few, and says how far; nothing if there are more.
+func (c *Cell) complete(ctx context.Context, t *explore.Target, o *Options, seen map[workload.Verdict]evidence) (bound string, err error) {
+	preemptions := 1
+	r, err := explore.Exhaust(ctx, *t, explore.ExhaustOptions{
+		Preemptions: preemptions, Schedules: o.Complete, GiveUp: true, Workers: o.Workers,
+	})
+	if err != nil || !r.Complete {
+		return "", err
+	}
+	c.Preemptions = &preemptions
+	return fmt.Sprintf("exhaustive: %d schedules, <= %d preemption", r.Schedules, preemptions), c.take(t, &r.Report, seen)
+}
+
+// take enters what a search has found, and how many schedules it was.
+func (c *Cell) take(t *explore.Target, rep *explore.Report, seen map[workload.Verdict]evidence) error {
 	c.Schedules = rep.Schedules
 	for _, wit := range rep.Witnesses {
 		if wit.Verdict == explore.Safe {
@@ -133,12 +168,12 @@ func (c *Cell) search(ctx context.Context, t *explore.Target, o *Options, part f
 		}
 		v := workload.Verdict(wit.Verdict)
 		if !slices.Contains(workload.Verdicts(), v) {
-			return "", fmt.Errorf("%s under %s: %s: %s (%s)", t.Name, t.Policy, wit.Verdict, wit.Detail, wit.Token)
+			return fmt.Errorf("%s under %s: %s: %s (%s)", t.Name, t.Policy, wit.Verdict, wit.Detail, wit.Token)
 		}
 		n := rep.ByVerdict[wit.Verdict]
 		seen[v] = evidence{fmt.Sprintf("%s; in %d of %d schedules", wit.Detail, n, rep.Schedules), wit.Token.String(), n}
 	}
-	return bound, nil
+	return nil
 }
 
 // parallel runs the default size so often as asked, and says how often that was, and in

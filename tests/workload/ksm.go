@@ -56,6 +56,9 @@ func ksmPinRound(t *kernel.Thread, r *Run) {
 			return
 		}
 	}
+	// The pages may be in this CPU's pagevec, with a reference that would keep another CPU's KSM
+	// from merging them whether or not somebody has them pinned. A scan here empties it.
+	r.failed(t.KSMScan(1), "ksm scan")
 	r.begin()
 	scanner := t.Go("scanner", scan)
 	if r.Values["race"] == 1 {
@@ -73,18 +76,24 @@ func ksmPinRound(t *kernel.Thread, r *Run) {
 		})
 		r.failed(err, "fork")
 	}
+	// A frame that KSM gave back would be this one's, and not what the store below copies to.
+	other := t.MustMmap(x86.PageSize)
+	t.Fill(other, x86.PageSize, publicByte)
 	t.Store64(pinned, 2)
 	pin.done(t)
 	r.compare(LostRead, "pinned page", pinnedAt, pinnedData, t.Bytes(pinned+pinnedAt, x86.SectorSize))
 	r.compareWord(LostRead, "word stored", 0, 2, t.Load64(pinned))
 	r.failed(t.Join(scanner), "join")
 	r.compare(LostRead, "pinned page after the scan", pinnedAt, pinnedData, t.Bytes(pinned+pinnedAt, x86.SectorSize))
-	r.compare(ChildChanged, "page with the same contents", 0, bytes.Repeat([]byte{publicByte}, x86.PageSize), t.Bytes(twin, x86.PageSize))
+	same := bytes.Repeat([]byte{publicByte}, x86.PageSize)
+	r.compare(ChildChanged, "page with the same contents", 0, same, t.Bytes(twin, x86.PageSize))
+	r.compare(ChildChanged, "page taken meanwhile", 0, same, t.Bytes(other, x86.PageSize))
 	setWord(t, word)
 	if pid != 0 {
 		_, _, err = t.Wait(pid)
 		r.failed(err, "wait")
 	}
 	r.failed(t.Munmap(buf, size), "munmap")
+	r.failed(t.Munmap(other, x86.PageSize), "munmap")
 	r.failed(t.Munmap(word, x86.PageSize), "munmap")
 }

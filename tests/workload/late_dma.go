@@ -39,7 +39,7 @@ func lateDMA() *Workload {
 		Latency:   blk.FastDevice,
 		DiskBytes: func(Values) int64 { return x86.SectorSize },
 		Main:      lateMain,
-	}, func(v Values) int64 { return v["pages"] }, "huge=1", "huge=1,fast=1")
+	}, func(v Values) int64 { return v["pages"] }, "huge=1", "huge=1,fast=1", "huge=1,get=1", "huge=1,advice=1", "huge=1,advice=2")
 }
 
 // Where in each page who works: the process in sector 0, the device writes sector 1,
@@ -66,9 +66,9 @@ func lateMain(t *kernel.Thread, r *Run) {
 	}
 	switch r.Values["advice"] {
 	case 1:
-		r.failed(t.Madvise(buf, size, mm.MadvDontFork), "madvise")
+		r.failed(t.Madvise(buf, r.bufferLength(size), mm.MadvDontFork), "madvise")
 	case 2:
-		r.failed(t.Madvise(buf, size, mm.MadvDontCOW), "madvise")
+		r.failed(t.Madvise(buf, r.bufferLength(size), mm.MadvDontCOW), "madvise")
 	}
 	r.begin()
 	for i := range r.Values.Int("forks") {

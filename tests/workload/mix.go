@@ -37,7 +37,7 @@ func forkStorm() *Workload {
 		Latency:   blk.FastDevice,
 		DiskBytes: func(Values) int64 { return x86.SectorSize },
 		Main:      forkStormMain,
-	}, func(v Values) int64 { return v["pages"] }, "huge=1,pins=2")
+	}, func(v Values) int64 { return v["pages"] }, "huge=1,pins=0", "huge=1,pins=2")
 }
 
 func forkStormMain(t *kernel.Thread, r *Run) {

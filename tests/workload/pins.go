@@ -256,7 +256,8 @@ func swapPinRound(t *kernel.Thread, r *Run) {
 
 // dmaAfterUnmap: the memory goes away under a pin. What the device writes afterwards
 // must not show in anybody's memory, least of all in that of a bystander who was given
-// frames meanwhile (thread lines 754-763).
+// frames meanwhile (thread lines 754-763). There are two: another process, and the one that
+// unmapped, on whose CPU's list of free pages the frame would be.
 func dmaAfterUnmap() *Workload {
 	return withHuge(pinProgram(Workload{
 		Name: "unmap_pin", Title: "munmap, or exit, of memory under a pin; a bystander allocates; the device writes",
@@ -274,19 +275,27 @@ func dmaAfterUnmap() *Workload {
 			return nil
 		},
 		Main: repeat(unmapPinRound),
-	}), onePage, "huge=1")
+	}), onePage, "huge=1", "huge=1,aio=1", "huge=1,exit=2")
 }
 
 func unmapPinRound(t *kernel.Thread, r *Run) {
 	word := t.MustMmapShared(x86.PageSize)
 	size := uint64(r.Values["pages"]) << x86.PageShift
 	gone, written := word, word+64
+	take := func(t *kernel.Thread) (mine uint64) {
+		mine = r.mapBuffer(t, size)
+		t.Fill(mine, size, publicByte)
+		return mine
+	}
+	look := func(t *kernel.Thread, mine uint64, whose string) {
+		r.compare(ChildChanged, whose, 0, bytes.Repeat([]byte{publicByte}, int(size)), t.Bytes(mine, int(size)))
+		r.unmapBuffer(t, mine, size)
+	}
 	bystander, err := t.Fork(func(c *kernel.Thread) {
 		awaitWord(c, gone)
-		mine := r.mapBuffer(c, size)
-		c.Fill(mine, size, publicByte)
+		mine := take(c)
 		awaitWord(c, written)
-		r.compare(ChildChanged, "bystander's memory", 0, bytes.Repeat([]byte{publicByte}, int(size)), c.Bytes(mine, int(size)))
+		look(c, mine, "bystander's memory")
 		c.Exit(0)
 	})
 	if r.failed(err, "fork") {
@@ -296,7 +305,7 @@ func unmapPinRound(t *kernel.Thread, r *Run) {
 	case 1: // which waits for its asynchronous I/O before it unmaps anything
 		r.begin()
 		pid, err := t.Fork(func(c *kernel.Thread) {
-			buf := c.MustMmap(x86.PageSize)
+			buf := r.mapBuffer(c, x86.PageSize)
 			c.Store64(buf, 1)
 			_, _ = readInFlight(c, r, buf+pinnedAt)
 			c.Exit(0)
@@ -310,7 +319,7 @@ func unmapPinRound(t *kernel.Thread, r *Run) {
 		var pin inFlight
 		ok := false
 		pid, err := t.Fork(func(c *kernel.Thread) {
-			buf := c.MustMmap(x86.PageSize)
+			buf := r.mapBuffer(c, x86.PageSize)
 			c.Store64(buf, 1)
 			pin, ok = pinPage(c, r, buf)
 			r.begin()
@@ -321,9 +330,11 @@ func unmapPinRound(t *kernel.Thread, r *Run) {
 			r.failed(err, "wait")
 		}
 		setWord(t, gone)
+		mine := take(t)
 		if ok {
 			pin.done(t)
 		}
+		look(t, mine, "new memory of the parent")
 	default:
 		buf := r.mapBuffer(t, x86.PageSize)
 		t.Store64(buf, 1)
@@ -331,9 +342,11 @@ func unmapPinRound(t *kernel.Thread, r *Run) {
 		r.begin()
 		r.unmapBuffer(t, buf, x86.PageSize)
 		setWord(t, gone)
+		mine := take(t)
 		if ok {
 			pin.done(t)
 		}
+		look(t, mine, "new memory of the process")
 	}
 	setWord(t, written)
 	_, _, err = t.Wait(bystander)

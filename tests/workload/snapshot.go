@@ -79,7 +79,8 @@ func writeAll(t *kernel.Thread, r *Run, addr uint64, size int) {
 // number to one word and then to another. At every instant the first is at least the
 // second; if the child sees it the other way round, its memory was copied while the
 // thread went on, through a stale TLB entry perhaps. It can only happen where fork
-// copies, so the first page is pinned.
+// copies, so the first page is pinned. A huge page is copied small page by small page: its two words are at
+// the ends of the huge one.
 func tornCopy() *Workload {
 	return withHuge(&Workload{
 		Name:  "torn",
@@ -104,14 +105,19 @@ func tornCopy() *Workload {
 		Latency:   blk.FastDevice,
 		DiskBytes: func(Values) int64 { return x86.SectorSize },
 		Main:      tornMain,
-	}, func(Values) int64 { return 2 }, "huge=1")
+	}, func(v Values) int64 { return (1 + v["apart"]) * (mm.HugePage2M >> x86.PageShift) }, "huge=1", "huge=1,apart=1")
 }
 
 func tornMain(t *kernel.Thread, r *Run) {
-	buf := r.mapBuffer(t, 2*x86.PageSize)
-	first, second := buf, buf+x86.PageSize-8
+	size, pageSize := uint64(2*x86.PageSize), uint64(x86.PageSize)
+	if r.Values["huge"] == 1 {
+		pageSize = mm.HugePage2M
+		size = uint64(1+r.Values["apart"]) * pageSize
+	}
+	buf := r.mapBuffer(t, size)
+	first, second := buf, buf+pageSize-8
 	if r.Values["apart"] == 1 {
-		second += x86.PageSize
+		second += pageSize
 	}
 	t.Store64(first, 0)
 	t.Store64(second, 0)
@@ -155,5 +161,5 @@ func tornMain(t *kernel.Thread, r *Run) {
 	if reg != nil {
 		r.failed(t.UnregisterMemory(reg), "unregister")
 	}
-	r.unmapBuffer(t, buf, 2*x86.PageSize)
+	r.unmapBuffer(t, buf, size)
 }

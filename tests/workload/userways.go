@@ -36,7 +36,7 @@ func userWays() *Workload {
 			return mm.Forward | mm.AIO
 		},
 		Main: repeat(userWaysRound),
-	}), onePage, "huge=1,way=0", "huge=1,way=1", "huge=1,way=2")
+	}), onePage, "huge=1,way=0", "huge=1,way=1", "huge=1,way=2", "huge=1,way=4")
 }
 
 func userWaysRound(t *kernel.Thread, r *Run) {

@@ -39,7 +39,7 @@ func vmspliceDisclosure() *Workload {
 				}
 			}
 		},
-	}, func(v Values) int64 { return v["pages"] }, "huge=1", "huge=1,side=1")
+	}, func(v Values) int64 { return v["pages"] }, "huge=1", "huge=1,side=1", "huge=1,side=2", "huge=1,side=3")
 }
 
 const (
