@@ -301,6 +301,10 @@ func (c *capture) Step(_ uint64, t *sched.Task, op x86.Op, obj x86.ObjID) {
 	}
 	c.m = t.M
 	c.closeStep()
+	if len(c.story.Steps) >= c.o.MaxSteps {
+		c.story.Truncated, c.preempts = true, false
+		return // nothing of it is kept: no need to look
+	}
 	c.snapshot()
 	irq := t.InIRQ()
 	st := stackAbove(irq)

@@ -1,6 +1,8 @@
 package claims
 
 import (
+	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/fs"
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/workload"
@@ -39,7 +41,7 @@ func settleC38(l *Lab) Result {
 func hugeExperiments() []experiment {
 	return []experiment{
 		{name: "claim-c38-empty", options: kernel.Options{HugePages: 1, Memory: 3 * mm.HugePage2M}, run: reverseWithoutPool},
-		{name: "claim-c32-huge", options: kernel.Options{HugePages: 3, Memory: 5 * mm.HugePage2M}, run: hugeWrongCopy},
+		{name: "claim-c32-locked", options: kernel.Options{HugePages: 4, Memory: 6 * mm.HugePage2M}, run: lockedForGood},
 	}
 }
 
@@ -68,20 +70,39 @@ func reverseWithoutPool(t *kernel.Thread, p *play) {
 	p.must(t.UnregisterMemory(reg), "unregister")
 }
 
-// hugeWrongCopy pins a huge page, makes it read-only and writable again, and stores: nobody
-// shares it.
-func hugeWrongCopy(t *kernel.Thread, p *play) {
-	buf := t.MustMmapHuge(1, mm.HugePage2M, mm.MapPrivate)
-	t.Store64(buf, 1)
-	reg, err := t.RegisterMemory(buf, 4096, kernel.RegisterOptions{Write: true})
+// lockedForGood has a private mapping of a file on huge pages with a page of its own where the
+// file has one too; it is pinned, and the process forks. Then it looks at the file's page.
+func lockedForGood(t *kernel.Thread, p *play) {
+	const rw = mm.ProtRead | mm.ProtWrite
+	fd, err := t.Open(fs.HugetlbfsDir+"/f", fs.ORdwr|fs.OCreat)
+	if !p.must(err, "open") {
+		return
+	}
+	shared, err := t.Mmap(0, mm.HugePage2M, rw, mm.MapShared, fd, 0)
+	if !p.must(err, "mmap") {
+		return
+	}
+	own, err := t.Mmap(0, mm.HugePage2M, rw, mm.MapPrivate, fd, 0)
+	if !p.must(err, "mmap") {
+		return
+	}
+	t.Store64(shared, 1)
+	t.Store64(own, 2)
+	p.must(t.Munmap(shared, mm.HugePage2M), "munmap")
+	reg, err := t.RegisterMemory(own, x86.PageSize, kernel.RegisterOptions{Write: true})
 	if !p.must(err, "register") {
 		return
 	}
 	p.begin()
-	p.must(t.Mprotect(buf, mm.HugePage2M, mm.ProtRead), "mprotect")
-	p.must(t.Mprotect(buf, mm.HugePage2M, mm.ProtRead|mm.ProtWrite), "mprotect")
-	t.Store64(buf, 2)
-	p.must(t.DeviceWrite(reg, 512, []byte{0x64}), "device write")
-	p.see(workload.WrongCopy, t.Load8(buf+512) != 0x64, "the process does not see what the device wrote")
+	pid, err := t.Fork(func(*kernel.Thread) {})
+	if p.must(err, "fork") {
+		_, _, err = t.Wait(pid)
+		p.must(err, "wait")
+	}
+	shared, err = t.Mmap(0, mm.HugePage2M, mm.ProtRead, mm.MapShared, fd, 0)
+	if p.must(err, "mmap") {
+		_ = t.Load64(shared)
+	}
 	p.must(t.UnregisterMemory(reg), "unregister")
+	p.must(t.Unlink(fs.HugetlbfsDir+"/f"), "unlink")
 }

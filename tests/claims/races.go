@@ -204,18 +204,5 @@ init A = 1
 
 never D:r != 2
 `},
-		{name: "claim-c32-assertion", text: `"a page is faulted in behind a pin, and becomes read-only and writable again"
-map A 2 pages private
-init A[0:4K] = 1
-
- P0                   ;
- pin h A[0:512] write ;
- A[4K] = 1            ;
- mprotect A r         ;
- mprotect A rw        ;
- A[4K] = 2            ;
-
-never bug
-`},
 	}
 }

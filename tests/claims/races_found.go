@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/tests/spec"
 	"github.com/cowlab/cowlab/tests/workload"
 )
@@ -27,35 +28,58 @@ type hole struct {
 	number          int
 	says            string
 	policy          string
-	program, params string // of a workload; a scenario or experiment has no parameters, but may be every
+	program, params string // of a workload; a scenario or experiment has no parameters, but may be rare
 	verdict         workload.Verdict
 }
 
-// every asks for every schedule within the bound: what is looked for is too rare to be met
-// by chance.
-const every = "every schedule"
+// What holes show that workloads have no word for.
+const (
+	staleWrite   workload.Verdict = "stale-write"  // older contents reached the disk
+	sharedStore  workload.Verdict = "shared-store" // a store of one process is seen by another, with no device
+	neverSwapped workload.Verdict = "not-swapped"  // reclaim does not take a page that nobody holds
+)
 
+// rare asks for many times the schedules: what is looked for takes one place of some hundred,
+// and is not met by chance soon.
+const rare = "rare"
+
+// holes are the sections that tell of a hole, each with the smallest program that has it. How
+// each looks is drawn in testdata.
 func holes() []hole {
 	return []hole{
-		{1, "a direct write from memory that nobody has touched stops the kernel", "pg_dontcow", "readonly_buffer", "kind=2", workload.Bug},
-		{1, "the same", "directio_sem", "readonly_buffer", "kind=2", workload.Bug},
+		{1, "a direct write from memory that nobody has touched stops the kernel", "pg_dontcow", "dio-untouched", "", workload.Bug},
+		{1, "the same", "directio_sem", "dio-untouched", "", workload.Bug},
 		{2, "the same, one page behind a shared one", "pg_gup", "dio-behind-shared", "", workload.Bug},
-		{3, "a pin for reading of read-only memory never returns", "pg_gup", "readonly_buffer", "kind=0", workload.Livelock},
-		{5, "on huge pages a read is lost with no second process", "stock", "claim-c32-huge", "", workload.WrongCopy},
-		{11, "each page copied at fork is leaked", "vm_dontcow", "forkscrew", "", workload.Leak},
-		{11, "the same", "pg_dontcow_v2", "forkscrew", "", workload.Leak},
+		{3, "a pin for reading of read-only memory never returns", "pg_gup", "dio-readonly", "", workload.Livelock},
+		{5, "on huge pages a read is lost with no second process", "stock", "cow-07-huge", "", workload.WrongCopy},
+		{5, "and with an empty pool the kernel stops", "stock", "huge-pool-empty", "", workload.Bug},
+		{6, "a copy of a huge page is not flushed: another thread reads the old one", "stock", "huge-stale-tlb", "", workload.WrongCopy},
+		{7, "a write to disk that begins in untouched huge memory writes zeroes for what follows", "stock", "huge-untouched-before", "", staleWrite},
+		{8, "the file's huge page stays locked", "pg_gup", "claim-c32-locked", "", workload.Bug},
+		{9, "a pin for reading of a private file mapping is the file's page", "pg_gup", "ro-pin-file", "", workload.WrongCopy},
+		{9, "the same, by gup-fast", "pg_dontcow", "ro-pin-file", "", workload.WrongCopy},
+		{10, "a debugger's look at read-only memory never returns", "pg_gup", "peek-readonly", "", workload.Livelock},
+		{11, "each page copied at fork is leaked", "vm_dontcow", "pin-and-fork", "", workload.Leak},
+		{11, "the same", "pg_dontcow_v2", "pin-and-fork", "", workload.Leak},
 		{12, "the child's page is not one instant of the parent's, although the pte is write-protected", "pg_dontcow", "torn-snapshot", "", workload.TornSnapshot},
-		{13, "a debugger's look marks a shared page, and the next store meets the assertion", "pg_dontcow_v2", "ptrace_peek", "", workload.Bug},
+		{13, "a debugger's look marks a shared page, and the next store meets the assertion", "pg_dontcow_v2", "peek-then-store", "", workload.Bug},
 		{14, "reclaim in the middle of fork stops the kernel", "pg_dontcow_v2", "claim-c30", "", workload.Bug},
-		{15, "the assertion fires without any child", "vm_dontcow", "claim-c32-assertion", "", workload.Bug},
+		{15, "the assertion fires without any child", "vm_dontcow", "mprotect-faulted-in", "", workload.Bug},
+		{16, "no page is ever written to swap", "wp_page_count_noswap", "swapout-plain", "", neverSwapped},
+		{16, "as it is meant, a page that is pinned in the swap cache loses the read", "wp_page_count_noswap_fixed", "swap-cached-pin", "", workload.LostRead},
 		{17, "mprotect, and no reclaim, makes a store copy a pinned page", "pinned_ptes_after", "mprotect-after-pin", "", workload.LostRead},
-		{18, "comparing counts before the pte is cleared is too early", "pinned_ptes_before", "claim-c16-race", every, workload.LostRead},
-		{19, "ranges are never taken out: memory is leaked", "dio_range_lock", "forkscrew", "", workload.Leak},
-		{19, "and a direct read never returns", "dio_range_lock", "dma_thread", "a=0", workload.Livelock},
-		{20, "mmap_sem held over direct I/O deadlocks with a writer in the queue", "mmap_sem_dio", "dma_thread", "", workload.Deadlock},
-		{21, "who splices and forks the reader waits for ever", "fork_lock", "vmsplice", "side=1", workload.Deadlock},
-		{22, "COW for the first owner: the pipe of the other shows what he stores later", "directed_cow", "vmsplice", "side=0", workload.LeakToChild},
+		{18, "comparing counts before the pte is cleared is too early", "pinned_ptes_before", "swapout-beside-pin", rare, workload.LostRead},
+		{19, "ranges are never taken out: memory is leaked", "dio_range_lock", "dio-alone", "", workload.Leak},
+		{19, "and a direct read never returns", "dio_range_lock", "dio-behind-fork", "", workload.Livelock},
+		{19, "and they begin a page late: a read is lost", "dio_range_lock", "aio-forward", "", workload.LostRead},
+		{20, "mmap_sem held over direct I/O deadlocks with a writer in the queue", "mmap_sem_dio", "dio-beside-mmap", "", workload.Deadlock},
+		{21, "who pins and forks waits for ever", "fork_lock", "pin-and-fork", "", workload.Deadlock},
+		{21, "and who splices", "kosaki_v3", "vmsplice-before-fork", "", workload.Deadlock},
+		{22, "COW for the first owner: the device of the other reads what he stores later", "directed_cow", "both-pin-read", "", workload.WrongCopy},
+		{22, "and the child's memory changes under it", "directed_cow", "child-changed", "", workload.ChildChanged},
 		{23, "a pinned page that reclaim has unmapped is past fork's reach", "pg_gup", "swap-before-fork", "", workload.LostRead},
+		{23, "the same", "pg_dontcow", "swap-before-fork", "", workload.Bug},
+		{24, "a fork that finds no memory leaves a reference and a map count", "pg_gup", "fork-nomem", "", workload.Bug},
 		{25, "fork gives a swap entry its write bit", "pg_gup", "claim-c30", "", workload.Bug},
 		{30, "mprotect makes the pte read-only, and fork shares the pinned page", "pg_gup", "mprotect-fork", "", workload.LostRead},
 		{30, "the same", "ksm_fork", "mprotect-fork", "", workload.LostRead},
@@ -64,26 +88,33 @@ func holes() []hole {
 		{32, "a store into a buffer of whole pages loses the read", "dio_page_multiple", "whole-page-store", "", workload.LostRead},
 		{33, "the child stores to a page that the parent has given up, and the device writes over it", "dio_range_lock_fixed", "given-up", "", workload.ChildChanged},
 		{35, "mremap moves memory away from its range", "dio_range_lock_fixed", "moved-range", "", workload.LostRead},
+		{37, "a fork that finds no memory shares a marked page for a while", "pg_dontcow", "fork-nomem-store", "", workload.Bug},
+		{38, "a debugger's write to a huge page reaches the other process", "pg_dontcow", "poke-huge", "", sharedStore},
+		{39, "a huge page is taken over by its map count", "anon_exclusive", "S5-huge", "", workload.LeakToDisk},
 		{40, "a store brings a page back from swap while the child has it pinned", "pinned_ptes_after", "swap-in-pinned", "", workload.LeakToChild},
 		{40, "the same the other way round", "pinned_ptes_before", "swap-in-spliced", "", workload.LeakToChild},
 	}
+}
+
+// find searches for a hole until it shows.
+func (l *Lab) find(h hole) *Race {
+	switch {
+	case workload.Lookup(h.program) != nil:
+		return l.First(h.verdict, h.policy, h.program, h.params)
+	case h.params == rare:
+		if r := l.AskAll(h.verdict, h.policy, h.program); r.Found(h.verdict) {
+			return r
+		}
+		return l.ask(h.verdict, h.policy, h.program, func(t explore.Target) *Race { return l.explore(t, 20*l.o.Schedules, h.verdict) })
+	}
+	return l.askFirst(h.verdict, h.policy, h.program, l.o.Schedules)
 }
 
 func settleC32(l *Lab) Result {
 	var res Result
 	there, all := 0, holes()
 	for _, h := range all {
-		var r *Race
-		switch {
-		case workload.Lookup(h.program) != nil:
-			r = l.First(h.verdict, h.policy, h.program, h.params)
-		case h.params == every:
-			if r = l.AskAll(h.verdict, h.policy, h.program); !r.Found(h.verdict) {
-				r = l.askFirst(h.verdict, h.policy, h.program, 20*l.o.Schedules)
-			}
-		default:
-			r = l.askFirst(h.verdict, h.policy, h.program, l.o.Schedules)
-		}
+		r := l.find(h)
 		e := r.evidence(h.verdict)
 		e.Text = fmt.Sprintf("%d. %s: %s", h.number, h.says, e.Text)
 		if r.Found(h.verdict) {

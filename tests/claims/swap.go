@@ -62,8 +62,8 @@ func swaps() []Claim {
 }
 
 func settleC16(l *Lab) Result {
-	cached := l.Ask(workload.LostRead, "wp_page_count_noswap_fixed", "claim-c16-cached")
-	race := l.Ask(workload.LostRead, "wp_page_count_noswap_fixed", "claim-c16-race")
+	cached := l.Ask(workload.LostRead, "wp_page_count_noswap_fixed", "swap-cached-pin")
+	race := l.Ask(workload.LostRead, "wp_page_count_noswap_fixed", "swapout-beside-pin")
 	plain := l.Ask(workload.LostRead, "wp_page_count_noswap_fixed", "swap-load-first")
 	res := Result{Verdict: If(cached.Any() || race.Any()), Evidence: Evidences(race, cached, plain)}
 	switch {
@@ -81,7 +81,7 @@ func settleC17(l *Lab) Result {
 	var res Result
 	swap := map[string]bool{}
 	for _, pol := range []string{"pinned_ptes_before", "pinned_ptes_after"} {
-		for _, name := range []string{"claim-c16-race", "claim-c16-cached"} {
+		for _, name := range []string{"swapout-beside-pin", "swap-cached-pin"} {
 			r := l.AskAll(workload.LostRead, pol, name)
 			swap[pol] = swap[pol] || r.Any()
 			res.Evidence = append(res.Evidence, r.Evidence())

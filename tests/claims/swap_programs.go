@@ -16,41 +16,6 @@ import (
 func swapExperiments() []experiment {
 	disks := []kernel.Disk{swapDisk(), {Name: "vda", Size: 8 * x86.SectorSize}}
 	return []experiment{
-		{name: "claim-c16-race", text: `"gup-fast against reclaim; then a load, a store, and the device writes"
-machine swap=64K
-map A 1 page private
-init A = 1
-
- P0                | P1                 ;
- s = swapout A     | pin h A write fast ;
- @1                | @1                 ;
- r = A[0]          |                    ;
- A[0] = 2          |                    ;
- dma h[512] = 0x64 |                    ;
-
-never P0:A[512] != 0x64
-show P0:s, samepage(P0:A, h)
-`},
-		{name: "claim-c16-cached", text: `"a page is in the swap cache and writable when it is pinned; reclaim, a load, a store, and the device writes"
-machine disk=4K swap=64K
-map A 1 page private
-init A = 1
-
- P0                 ;
- hold disk          ;
- q = swapout A      ;
- A[0] = 1           ;
- w = writable(A)    ;
- pin h A write fast ;
- release disk       ;
- s = swapout A      ;
- r = A[0]           ;
- A[0] = 2           ;
- dma h[512] = 0x64  ;
-
-never P0:A[512] != 0x64
-show P0:w, P0:s, samepage(P0:A, h)
-`},
 		{name: "claim-c18", options: kernel.Options{Disks: disks}, run: dirtyOrLost},
 		{name: "claim-c18-clean", options: kernel.Options{Disks: disks, NoDirtyDIO: true}, run: dirtyOrLost},
 		{name: "claim-c30", options: kernel.Options{Disks: disks[:1]}, run: reclaimInFork},
