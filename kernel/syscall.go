@@ -48,12 +48,14 @@ const (
 	SysFsync         Sysno = 74
 	SysFtruncate     Sysno = 77
 	SysUnlink        Sysno = 87
+	SysGetrlimit     Sysno = 97
 	SysPtrace        Sysno = 101
 	SysGetppid       Sysno = 110
 	SysMlock         Sysno = 149
 	SysMunlock       Sysno = 150
 	SysMlockall      Sysno = 151
 	SysMunlockall    Sysno = 152
+	SysSetrlimit     Sysno = 160
 	SysSwapon        Sysno = 167
 	SysSwapoff       Sysno = 168
 	SysFutex         Sysno = 202
@@ -144,6 +146,10 @@ func (n Sysno) String() string {
 		return "fsync"
 	case SysGetppid:
 		return "getppid"
+	case SysGetrlimit:
+		return "getrlimit"
+	case SysSetrlimit:
+		return "setrlimit"
 	case SysMlock:
 		return "mlock"
 	case SysMunlock:

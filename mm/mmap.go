@@ -73,6 +73,9 @@ type Limits struct {
 	// AS, Data and Memlock are RLIMIT_AS, RLIMIT_DATA and RLIMIT_MEMLOCK in
 	// bytes; zero means unlimited.
 	AS, Data, Memlock uint64
+	// Hard is how far each may be raised, in bytes; zero means as far as one likes. Nothing but
+	// setrlimit looks at it.
+	Hard struct{ Stack, AS, Data, Memlock uint64 }
 	// Unprivileged takes CAP_SYS_ADMIN and CAP_IPC_LOCK away: RLIMIT_MEMLOCK binds, and the
 	// last three per cent of memory are for root.
 	Unprivileged bool

@@ -10,8 +10,8 @@ import (
 // Stacks: VMAs that grow down to an address that is touched below them. Linux 2.6.29
 // mm/mmap.c.
 
-// defaultStack is RLIMIT_STACK where nobody has set it.
-const defaultStack = 8 << 20
+// DefaultStack is RLIMIT_STACK where nobody has set it.
+const DefaultStack = 8 << 20
 
 // expandStack makes v, which lies above addr, begin at addr's page (expand_stack,
 // expand_downwards).
@@ -68,7 +68,7 @@ func (v *VMA) growDown(addr uint64) {
 // below, and charges for it (acct_stack_growth).
 func (m *MM) acctStackGrowth(v, prev *VMA, addr uint64) error {
 	grow := (v.Start - addr) >> x86.PageShift
-	if !m.mayExpandVM(grow) || v.End-addr > limit(m.Limits.Stack, defaultStack) {
+	if !m.mayExpandVM(grow) || v.End-addr > limit(m.Limits.Stack, DefaultStack) {
 		return unix.ENOMEM
 	}
 	if prev != nil && prev.Flags&VMGrowsDown == 0 && addr-prev.End < m.Limits.StackGuard {

@@ -38,7 +38,7 @@ type mmapArea struct {
 // PickMmapLayout sets MmapBase below the room that RLIMIT_STACK asks for, without
 // randomisation (arch_pick_mmap_layout).
 func (m *MM) PickMmapLayout() {
-	gap := min(max(limit(m.Limits.Stack, defaultStack), minGap), maxGap)
+	gap := min(max(limit(m.Limits.Stack, DefaultStack), minGap), maxGap)
 	m.MmapBase = pageAlign(x86.TaskSize - gap)
 	m.area = mmapArea{}
 }

@@ -18,10 +18,13 @@ import (
 // runFlags are the flags of run that are not a workload's parameters.
 type runFlags struct {
 	policy, regime, strategy, disk, trace *string
+	failSite                              *string
+	failAt                                *int
 	small, verbose                        *bool
 	cpus, depth, runs                     *int
 	seed                                  *uint64
 	duration                              *time.Duration
+	boot                                  func(*kernel.Machine) // what else is done before the run; nil: nothing
 }
 
 func defineRunFlags(fs *flag.FlagSet) *runFlags {
@@ -31,6 +34,8 @@ func defineRunFlags(fs *flag.FlagSet) *runFlags {
 		strategy: fs.String("strategy", "random", "free regime: random or pct"),
 		disk:     fs.String("disk", "", "use the disk image at `path` instead of a disk made for the run; what the workload writes is in it afterwards"),
 		trace:    fs.String("trace", "", "write a trace for Perfetto (Chrome JSON) to `file`"),
+		failSite: fs.String("failsite", "", "make an allocation fail that the kernel asks for at this `site`, do_wp_page for example; list: run once without and print the sites"),
+		failAt:   fs.Int("failat", 1, "which allocation of -failsite fails, counted from 1 on; -N: all from the Nth on"),
 		small:    fs.Bool("small", false, "run the small form, as searches do"),
 		verbose:  fs.Bool("v", false, "print every counter, zeros included, /proc/meminfo and what the OOM killer said; with more than one run, the counters' sums"),
 		cpus:     fs.Int("cpus", 0, "processors; 0 means the workload's own number"),
@@ -90,6 +95,32 @@ func runRun(e *env, args []string) error {
 	if repeat {
 		return e.soak(w, o, f)
 	}
+	if *f.failSite == "" {
+		return e.execute(w, o, f)
+	}
+	return e.executeFailing(w, o, f)
+}
+
+// executeFailing is execute with -failsite. Which sites there are a run without failures says.
+func (e *env) executeFailing(w *workload.Workload, o workload.Options, f *runFlags) error {
+	var names []string
+	var calls map[string]int
+	probe := o
+	probe.Image, probe.Events, probe.Strategy = "", false, f.newStrategy(0)
+	probe.Done = func(m *kernel.Machine) { names, calls = m.AllocSites() }
+	if _, err := e.booted(w, probe, (*kernel.Machine).CountAllocs); err != nil {
+		return err
+	}
+	if *f.failSite == "list" {
+		for _, n := range names {
+			fmt.Fprintf(e.stdout, "%-24s %d\n", n, calls[n])
+		}
+		return e.ctx.Err()
+	}
+	if calls[*f.failSite] == 0 {
+		return usagef("%s asks for memory at no site %q%s; -failsite list prints them", w.Name, *f.failSite, didYouMean(*f.failSite, names))
+	}
+	f.boot = func(m *kernel.Machine) { m.FailAt(*f.failSite, *f.failAt) }
 	return e.execute(w, o, f)
 }
 
@@ -123,6 +154,12 @@ func (f *runFlags) options(e *env) (workload.Options, error) {
 		return o, usagef("-duration is %v, must not be negative", *f.duration)
 	case *f.trace != "" && (*f.runs > 1 || *f.duration > 0):
 		return o, usagef("-trace is for a single run, not for -runs or -duration")
+	case *f.failSite != "" && (*f.runs > 1 || *f.duration > 0):
+		return o, usagef("-failsite is for a single run, not for -runs or -duration")
+	case *f.failAt == 0:
+		return o, usagef("-failat is 0, must be a number from 1 on, or -N for all from the Nth on")
+	case *f.failAt != 1 && *f.failSite == "":
+		return o, usagef("-failat is for -failsite, which says where")
 	case *f.depth < 1 || *f.depth > 9:
 		return o, usagef("-depth is %d, must be 1 to 9", *f.depth)
 	}
@@ -160,8 +197,16 @@ func (f *runFlags) newStrategy(n uint64) sched.Strategy {
 
 // once runs the workload and stops it if the command is interrupted.
 func (e *env) once(w *workload.Workload, o workload.Options) (*workload.Outcome, error) {
+	return e.booted(w, o, nil)
+}
+
+// booted is once, and calls boot, if there is one, with the machine before it runs.
+func (e *env) booted(w *workload.Workload, o workload.Options, boot func(*kernel.Machine)) (*workload.Outcome, error) {
 	var stop func() bool
 	o.Booted = func(m *kernel.Machine) {
+		if boot != nil {
+			boot(m)
+		}
 		stop = context.AfterFunc(e.ctx, func() { m.Stop("interrupted") })
 	}
 	out, err := workload.Execute(w, o)
@@ -181,7 +226,7 @@ func (e *env) execute(w *workload.Workload, o workload.Options, f *runFlags) err
 		}
 		o.Done = tr.write
 	}
-	out, err := e.once(w, o)
+	out, err := e.booted(w, o, f.boot)
 	if tr != nil {
 		err = tr.close(err)
 	}
