@@ -32,11 +32,16 @@ func (l *line) pass(t *sched.Task) {
 	t.C.Wrote(l.start)
 }
 
-// finish waits until all are through.
-func (l *line) finish(t *sched.Task) {
+// finish waits until all are through. It reports false if another column waits for this
+// CPU, a child perhaps that fork put where somebody slept: the caller must sleep then.
+func (l *line) finish(t *sched.Task) bool {
 	for n := 1; l != nil && !l.over; n++ {
+		if t.Crowded() {
+			return false
+		}
 		t.C.SpinWait(l.finished, n)
 	}
+	return l != nil
 }
 
 // end tells that they are.

@@ -154,13 +154,10 @@ func (r *runner) prepare() {
 func (r *runner) arrive(t *sched.Task, m *meeting, wait bool) {
 	last := m.here.AddReturn(t.C, r.obj, 1) == m.n
 	switch {
-	case m.line != nil && last:
-		m.line.end(t)
-	case m.line != nil && wait:
-		m.line.finish(t)
 	case last:
+		m.line.end(t)
 		m.all.CompleteAll(t)
-	case wait:
+	case wait && !m.line.finish(t):
 		m.all.Wait(t)
 	}
 }
