@@ -17,7 +17,7 @@ func runClaims(e *env, args []string) error {
 	fs := newFlags(e, "claims", "[flags] [ID...]", `Settle the thread's disputes by experiment: what was said, what was run, whether it is so.
 
 Races are searched with a bounded number of schedules, or with -deep in every schedule
-with at most two preemptions, three for the smallest programs. Costs are counted in the timed regime; a comparison of times
+with at most two preemptions. Costs are counted in the timed regime; a comparison of times
 counts only if it survives each constant of the cost model being varied by half either way.
 
 Exit codes: 0 if every claim has a verdict, 1 if an experiment could not be made.`,
@@ -26,7 +26,7 @@ Exit codes: 0 if every claim has a verdict, 1 if an experiment could not be made
 		"cowlab claims -format json")
 	form := fs.String("format", "text", "text or json")
 	schedules := fs.Uint64("schedules", claims.DefaultSchedules, "schedules of each search")
-	deep := fs.Bool("deep", false, "search every schedule with at most two or three preemptions instead; many minutes for a claim")
+	deep := fs.Bool("deep", false, "search every schedule with at most two preemptions instead; many minutes for some claims")
 	seed := fs.Uint64("seed", 1, "numbers the searches; the same seed searches the same schedules")
 	workers := fs.Int("workers", 0, "host threads that search; 0 means one for each core")
 	list := fs.Bool("list", false, "list the claims, and run nothing")

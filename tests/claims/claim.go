@@ -117,7 +117,8 @@ type Settled struct {
 }
 
 // Run settles claims one after the other. When ctx ends it returns what it has, with
-// ctx's error. progress, which may be nil, is told before each, and how far it is.
+// ctx's error. progress, which may be nil, is told before each, and how far it is; and again
+// and again during long searches, from the goroutine of Run.
 func Run(ctx context.Context, cs []Claim, o Options, progress func(id string, done float64)) ([]Settled, error) {
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
@@ -125,7 +126,9 @@ func Run(ctx context.Context, cs []Claim, o Options, progress func(id string, do
 	var out []Settled
 	for i, c := range cs {
 		if progress != nil {
-			progress(c.ID, float64(i)/float64(len(cs)))
+			part := float64(i) / float64(len(cs))
+			progress(c.ID, part)
+			l.tell = func(what string) { progress(c.ID+": "+what, part) }
 		}
 		s := settle(l, c)
 		if ctx.Err() != nil {

@@ -18,6 +18,9 @@ type experiment struct {
 	name string
 	// text is a scenario.
 	text string
+	// cut says that an exhaustive search may leave out what follows a decision that another
+	// schedule has come to: the test of it compares with all schedules.
+	cut bool
 	// options describe the machine, and run is the program, of one in Go.
 	options kernel.Options
 	run     func(t *kernel.Thread, p *play)
@@ -30,6 +33,12 @@ func experiments() []experiment {
 		all = append(all, group...)
 	}
 	return all
+}
+
+// cuttable reports whether an experiment is one of those that say cut.
+func cuttable(name string) bool {
+	e, _, err := lookup(name)
+	return err == nil && e.cut
 }
 
 // Names returns the names of the experiments, which tokens of claims may carry.

@@ -23,6 +23,8 @@ type Lab struct {
 	seen  map[string]*Race
 	// searched is whether the experiment under way has asked for a search.
 	searched bool
+	// tell, if not nil, hears now and then how far a long search is.
+	tell func(what string)
 }
 
 func newLab(ctx context.Context, o Options, hosts *kernel.Hosts) *Lab {
@@ -82,7 +84,7 @@ func (l *Lab) SearchFor(schedules uint64, pol, work, params string) *Race {
 	if err != nil {
 		fail("%w", err)
 	}
-	r := l.explore(*matrix.Target(w, v, l.Policy(pol), l.hosts), schedules, "")
+	r := l.explore(*matrix.Target(w, v, l.Policy(pol), l.hosts), schedules, "", true)
 	r.Policy, r.Workload, r.Params = pol, work, params
 	l.seen[key] = r
 	return r
@@ -91,16 +93,17 @@ func (l *Lab) SearchFor(schedules uint64, pol, work, params string) *Race {
 // Explore searches a program of the experiment's own.
 func (l *Lab) Explore(t explore.Target) *Race {
 	l.searched = true
-	r := l.explore(t, l.o.Schedules, "")
+	r := l.explore(t, l.o.Schedules, "", false)
 	r.Policy, r.Workload = t.Policy, t.Name
 	return r
 }
 
 // explore searches a target: to the end, or to the first schedule that shows first. With
-// Deep what no schedule of the portfolio shows is searched to the end as well.
-func (l *Lab) explore(t explore.Target, schedules uint64, first workload.Verdict) *Race {
+// Deep what no schedule of the portfolio shows is searched to the end as well; cut says
+// whether schedules that repeat others may be left out then.
+func (l *Lab) explore(t explore.Target, schedules uint64, first workload.Verdict, cut bool) *Race {
 	if l.o.Deep && first == "" {
-		return l.exhaust(t, 2)
+		return l.exhaust(t, 2, cut)
 	}
 	o := explore.Options{Schedules: schedules, Seed: l.o.Seed, Workers: l.o.Workers}
 	if first != "" {
@@ -113,7 +116,7 @@ func (l *Lab) explore(t explore.Target, schedules uint64, first workload.Verdict
 	r := &Race{report: rep}
 	r.must(t)
 	if l.o.Deep && !r.Found(first) {
-		return l.exhaust(t, 2)
+		return l.exhaust(t, 2, cut)
 	}
 	r.bound = fmt.Sprintf("%d schedules", rep.Schedules)
 	return r

@@ -162,7 +162,7 @@ func settleC14(l *Lab) Result {
 // raceExperiments are the smallest programs of gup-fast against fork.
 func raceExperiments() []experiment {
 	return []experiment{
-		{name: "claim-c1", text: `"gup-fast for writing against a fork and a store; then the device writes"
+		{name: "claim-c1", cut: true, text: `"gup-fast for writing against a fork and a store; then the device writes"
 map A 1 page private
 init A = 1
 
@@ -174,7 +174,7 @@ init A = 1
 
 never P0:A[512] != 0x64
 `},
-		{name: "claim-c12-marked", text: `"the same on a page that was pinned before"
+		{name: "claim-c12-marked", cut: true, text: `"the same on a page that was pinned before"
 map A 1 page private
 init A = 1
 
@@ -189,7 +189,7 @@ init A = 1
 
 never P0:A[512] != 0x64
 `},
-		{name: "claim-c12-read", text: `"the same for a device that reads: it must see what the process stored"
+		{name: "claim-c12-read", cut: true, text: `"the same for a device that reads: it must see what the process stored"
 map A 1 page private
 init A = 1
 

@@ -105,7 +105,7 @@ func (l *Lab) find(h hole) *Race {
 		if r := l.AskAll(h.verdict, h.policy, h.program); r.Found(h.verdict) {
 			return r
 		}
-		return l.ask(h.verdict, h.policy, h.program, func(t explore.Target) *Race { return l.explore(t, 20*l.o.Schedules, h.verdict) })
+		return l.ask(h.verdict, h.policy, h.program, func(t explore.Target) *Race { return l.explore(t, 20*l.o.Schedules, h.verdict, false) })
 	}
 	return l.askFirst(h.verdict, h.policy, h.program, l.o.Schedules)
 }

@@ -2,6 +2,7 @@ package claims
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
@@ -34,7 +35,7 @@ func (l *Lab) firstOf(v workload.Verdict, pol, work, params string, schedules ui
 	if err != nil {
 		fail("%w", err)
 	}
-	r := l.explore(*matrix.Target(w, values, l.Policy(pol), l.hosts), schedules, v)
+	r := l.explore(*matrix.Target(w, values, l.Policy(pol), l.hosts), schedules, v, true)
 	r.Policy, r.Workload, r.Params = pol, work, params
 	l.seen[key] = r
 	return r
@@ -44,28 +45,25 @@ func (l *Lab) firstOf(v workload.Verdict, pol, work, params string, schedules ui
 // condition finds is called v.
 func (l *Lab) Ask(v workload.Verdict, pol, name string) *Race {
 	l.searched = true
-	return l.ask(v, pol, name, func(t explore.Target) *Race { return l.explore(t, l.o.Schedules, "") })
+	return l.ask(v, pol, name, func(t explore.Target) *Race { return l.explore(t, l.o.Schedules, "", false) })
 }
 
 // askFirst is Ask until v shows, with a bound of its own, as firstOf has.
 func (l *Lab) askFirst(v workload.Verdict, pol, name string, schedules uint64) *Race {
 	l.searched = true
-	return l.ask(v, pol, name, func(t explore.Target) *Race { return l.explore(t, min(schedules, l.o.Schedules), v) })
+	return l.ask(v, pol, name, func(t explore.Target) *Race { return l.explore(t, min(schedules, l.o.Schedules), v, false) })
 }
 
 // AskAll is Ask with every schedule that has at most one preemption and, if none of them
-// shows anything, at most two; one more of each if Deep: for the smallest programs, where
-// something that so many are enough for cannot hide.
+// shows anything, at most two: for the smallest programs, where something that so many are
+// enough for cannot hide. Without Deep the number of schedules is bounded as well.
 func (l *Lab) AskAll(v workload.Verdict, pol, name string) *Race {
 	l.searched = true
 	return l.ask(v, pol, name, func(t explore.Target) *Race {
-		k := 1
-		if l.o.Deep {
-			k = 2
-		}
-		r := l.exhaust(t, k)
+		cut := l.o.Deep && cuttable(name)
+		r := l.exhaust(t, 1, cut)
 		if !r.Any() {
-			r = l.exhaust(t, k+1)
+			r = l.exhaust(t, 2, cut)
 		}
 		return r
 	})
@@ -81,28 +79,65 @@ func (l *Lab) ask(v workload.Verdict, pol, name string, search func(explore.Targ
 	return r
 }
 
-// exhaust runs every schedule within a bound.
-func (l *Lab) exhaust(t explore.Target, preemptions int) *Race {
-	o := explore.ExhaustOptions{Preemptions: preemptions, Workers: l.o.Workers}
+// exhaust runs every schedule within a bound; see every.
+func (l *Lab) exhaust(t explore.Target, preemptions int, cut bool) *Race {
+	o := explore.ExhaustOptions{Preemptions: preemptions, Cut: cut}
 	if !l.o.Deep {
 		o.Schedules = 4 * l.o.Schedules
 	}
-	rep, err := explore.Exhaust(l.ctx, t, o)
+	return l.every(t, o)
+}
+
+// every runs every schedule within a bound. With Cut it leaves out what follows a decision that
+// another schedule has come to, which is sound if what orders the steps of the program is
+// known: for workloads (explore.CheckIndependence is run on them) and for experiments that say so.
+// If a task had its CPU for so long that the clock may have had a say, it is done again without.
+func (l *Lab) every(t explore.Target, o explore.ExhaustOptions) *Race {
+	o.Workers, o.Progress = l.o.Workers, l.covered(&t)
+	var lock sync.Mutex
+	clocked, run := false, t.Run
+	watched := t
+	watched.Run = func(s sched.Strategy, ob sched.Observer) explore.Observation {
+		obs := run(s, ob)
+		if obs.Result != nil && obs.Result.Clocked {
+			lock.Lock()
+			clocked = true
+			lock.Unlock()
+		}
+		return obs
+	}
+	rep, err := explore.Exhaust(l.ctx, watched, o)
+	if err == nil && o.Cut && clocked {
+		o.Cut = false
+		rep, err = explore.Exhaust(l.ctx, t, o)
+	}
 	if err != nil {
 		fail("%w", err)
 	}
 	r := &Race{report: &rep.Report}
 	r.must(t)
 	s := "s"
-	if preemptions == 1 {
+	if o.Preemptions == 1 {
 		s = ""
 	}
 	which := "all"
 	if !rep.Complete {
 		which = "the first"
 	}
-	r.bound = fmt.Sprintf("%s %d schedules with at most %d preemption%s", which, rep.Schedules, preemptions, s)
+	r.bound = fmt.Sprintf("%s %d schedules with at most %d preemption%s", which, rep.Schedules, o.Preemptions, s)
+	if rep.Merged > 0 {
+		r.bound += fmt.Sprintf(", %d of them cut", rep.Merged)
+	}
 	return r
+}
+
+// covered passes on how far a search of all schedules is.
+func (l *Lab) covered(t *explore.Target) func(explore.Covered) {
+	return func(c explore.Covered) {
+		if l.tell != nil {
+			l.tell(fmt.Sprintf("%s under %s, %d schedules; estimate: about %.1f %% done", t.Name, t.Policy, c.Done, 100*c.Share))
+		}
+	}
 }
 
 // EachClass searches the small form of a workload to the end, one schedule of each class of
@@ -115,7 +150,7 @@ func (l *Lab) EachClass(pol, work string) *Race {
 		fail("there is no workload %q", work)
 	}
 	t := matrix.Target(w, w.Values(true), l.Policy(pol), l.hosts)
-	o := explore.ReduceOptions{Workers: l.o.Workers}
+	o := explore.ReduceOptions{Workers: l.o.Workers, Progress: l.covered(t)}
 	if !l.o.Deep {
 		o.Schedules = 10 * l.o.Schedules
 	}
