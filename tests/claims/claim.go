@@ -33,6 +33,9 @@ const (
 	Confirmed Verdict = "confirmed"
 	Refuted   Verdict = "refuted"
 	Depends   Verdict = "depends"
+	// NotFound is said of what a claim says there is, if no schedule of a sample showed it:
+	// that is no refutation.
+	NotFound Verdict = "not found"
 )
 
 // Result is what came out.
@@ -154,6 +157,9 @@ func settle(l *Lab, c Claim) (s Settled) {
 	l.searched = false
 	if s.Result = c.Settle(l); !l.searched {
 		s.Bound = "counted in the timed regime"
+	}
+	if s.Verdict == NotFound {
+		s.On = strings.TrimSuffix("in "+s.Bound+"; "+s.On, "; ")
 	}
 	return s
 }

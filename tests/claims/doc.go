@@ -7,6 +7,11 @@
 //	confirmed   what was said is what was seen
 //	refuted     it is not
 //	depends     on what, the result says
+//	not found   what is said to be there no schedule showed, of those that were run
+//
+// A claim that something can happen is refuted only by a search that was exhaustive to the bound it
+// states, or by a count; a sample that shows nothing has not found it. A claim that something cannot happen is refuted by
+// a schedule in which it does, and confirmed to the bound that the evidence names.
 //
 // Two kinds of experiment come up again and again, and [Lab] has them:
 //

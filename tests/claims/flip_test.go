@@ -14,6 +14,7 @@ import (
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/page"
 	"github.com/cowlab/cowlab/mm/policy"
+	"github.com/cowlab/cowlab/tests/workload"
 )
 
 // renamed is a policy under another's name.
@@ -83,28 +84,28 @@ func TestVerdictsFlip(t *testing.T) {
 		policies  []string // the rows there are; nil: all
 	}{
 		{"C1", Depends, renamed{noSecondLook{policy.Lookup("pg_gup")}, "pg_gup"}, Confirmed, 300, nil},
-		{"C7", Confirmed, as("stock", "pg_gup"), Refuted, 300, nil},
+		{"C7", Confirmed, as("stock", "pg_gup"), NotFound, 300, nil},
 		{"C8", Confirmed, as("pg_gup", "pg_gup_v1"), Refuted, 100, nil},
 		{"C9", Confirmed, as("pg_gup", "pg_dontcow"), Refuted, 60, nil},
-		{"C12", Refuted, without("pg_dontcow", mm.HookFast|mm.HookFastTake), Confirmed, 60, nil},
-		{"C13", Confirmed, as("directio_sem_v1", "pg_gup"), Refuted, 60, nil},
+		{"C12", NotFound, without("pg_dontcow", mm.HookFast|mm.HookFastTake), Confirmed, 60, nil},
+		{"C13", Confirmed, as("directio_sem_v1", "pg_gup"), NotFound, 60, nil},
 		{"C14", Depends, without("fork_lock", mm.HookPin|mm.HookForkLock), Confirmed, 40, nil},
-		{"C15", Depends, without("wp_page_count", mm.HookWP), Refuted, 20, nil},
-		{"C16", Confirmed, as("wp_page_count_noswap_fixed", "pinned_ptes_after"), Refuted, 100, nil},
+		{"C15", Depends, without("wp_page_count", mm.HookWP), NotFound, 20, nil},
+		{"C16", Confirmed, as("wp_page_count_noswap_fixed", "pinned_ptes_after"), NotFound, 100, nil},
 		{"C17", Depends, without("pinned_ptes_after", mm.HookReclaim), Refuted, 80, nil},
-		{"C18", Refuted, forgetful{}, Depends, 150, nil},
-		{"C25", Confirmed, as("directed_cow", "pg_gup"), Refuted, 20, nil},
-		{"C27", Confirmed, as("pg_gup", "stock"), Refuted, 400, []string{"stock", "pg_gup"}},
-		{"C28", Confirmed, as("stock", "pg_gup"), Refuted, 60, nil},
-		{"C29", Confirmed, as("stock", "pg_gup"), Refuted, 60, nil},
-		{"C30", Depends, as("pg_gup", "pg_dontcow"), Refuted, 200, nil},
-		{"C31", Depends, as("stock", "pg_gup"), Refuted, 20, []string{"stock", "pg_gup"}},
+		{"C18", NotFound, forgetful{}, Depends, 150, nil},
+		{"C25", Confirmed, as("directed_cow", "pg_gup"), NotFound, 20, nil},
+		{"C27", Confirmed, as("pg_gup", "stock"), NotFound, 400, []string{"stock", "pg_gup"}},
+		{"C28", Confirmed, as("stock", "pg_gup"), NotFound, 60, nil},
+		{"C29", Confirmed, as("stock", "pg_gup"), NotFound, 60, nil},
+		{"C30", Depends, as("pg_gup", "pg_dontcow"), NotFound, 200, nil},
+		{"C31", Depends, as("stock", "pg_gup"), NotFound, 20, []string{"stock", "pg_gup"}},
 		{"C32", Confirmed, as("pg_gup", "stock"), Depends, 160, nil},
 		{"C33", Confirmed, without("pinned_ptes_after", mm.HookReclaim), Depends, 80, nil},
 		{"C35", Refuted, as("stock", "pg_gup"), Confirmed, 20, []string{"stock"}},
 		{"C36", Refuted, keeps{}, Confirmed, 10, nil},
 		{"C37", Depends, without("pg_gup", mm.HookForkPTE), Confirmed, 20, nil},
-		{"C38", Refuted, takesOver{}, Confirmed, 60, nil},
+		{"C38", NotFound, takesOver{}, Confirmed, 60, nil},
 	} {
 		t.Run(c.id, func(t *testing.T) {
 			if raceBuild && !slices.Contains([]string{"C15", "C16", "C25", "C38"}, c.id) {
@@ -137,6 +138,24 @@ func TestVerdictsFlip(t *testing.T) {
 			assert.Equal(t, c.becomes, s.Verdict, "broken: %s", s.detail())
 		})
 	}
+}
+
+// TestSampleRefutesNothing: what no schedule of a sample showed is not found; what no schedule of
+// all within the bound showed is refuted; and what a schedule disproves is refuted in any case.
+func TestSampleRefutesNothing(t *testing.T) {
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	l := newLab(t.Context(), Options{Schedules: 300}, hosts)
+	sample := l.Ask(workload.LostRead, "pg_gup", "swapout-plain")
+	assert.Equal(t, NotFound, Settle(sample.Shows(workload.LostRead)))
+	assert.Equal(t, NotFound, Settle(sample.Never(), sample.ShowsAny()))
+	assert.Equal(t, Confirmed, Settle(sample.Never()))
+	assert.Equal(t, Refuted, Settle(sample.ShowsAny(), Fact(false)))
+	all := l.AskAll(workload.LostRead, "pg_gup", "swapout-plain")
+	assert.Contains(t, all.bound, "all ")
+	assert.Equal(t, Refuted, Settle(all.Shows(workload.LostRead)))
+	assert.Equal(t, NotFound, Settle(Exists(false, all, sample)))
+	assert.Equal(t, NotFound, Settle(Exists(false)))
 }
 
 // TestClaimsAreInOrder: numbers are unique and ascend, and each claim says what it has to.

@@ -27,7 +27,7 @@ func settleC38(l *Lab) Result {
 	empty := l.Ask(workload.LeakToDisk, "stock", "claim-c38-empty")
 	leaks := reverse.Found(workload.LeakToDisk) || empty.Found(workload.LeakToDisk) ||
 		child.Found(workload.LeakToChild) || parent.Found(workload.LeakToChild)
-	res := Result{Verdict: If(leaks), Evidence: Evidences(small, reverse, child, parent, empty)}
+	res := Result{Verdict: Settle(Exists(leaks, reverse, child, parent, empty)), Evidence: Evidences(small, reverse, child, parent, empty)}
 	if !leaks {
 		res.On = "hugetlb_cow asks page_count, for want of a count of mappings: a page that is pinned is never taken over"
 		if empty.Found(workload.Bug) {

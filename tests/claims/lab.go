@@ -3,6 +3,8 @@ package claims
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel"
@@ -173,7 +175,8 @@ func Evidences(rs ...*Race) []Evidence {
 	return out
 }
 
-// If returns confirmed if everything said is so, and else refuted.
+// If returns confirmed if everything said is so, and else refuted: for what is counted, and
+// for what a schedule disproves. What a search only did not find is for Settle.
 func If(all ...bool) Verdict {
 	for _, ok := range all {
 		if !ok {
@@ -182,6 +185,47 @@ func If(all ...bool) Verdict {
 	}
 	return Confirmed
 }
+
+// Part is one of the things that a claim says, and what was seen of it.
+type Part struct{ seen Verdict }
+
+// Fact is a part that was counted, or that a schedule has disproved if it is not so.
+func Fact(ok bool) Part { return Part{If(ok)} }
+
+// Exists is a part that says that something can be: ok is whether one of the searches found it. If
+// none did, that refutes it only if all of them were exhaustive.
+func Exists(ok bool, searches ...*Race) Part {
+	switch {
+	case ok:
+		return Part{Confirmed}
+	case len(searches) == 0 || slices.ContainsFunc(searches, func(r *Race) bool { return !r.exhaustive() }):
+		return Part{NotFound}
+	}
+	return Part{Refuted}
+}
+
+// Settle is the verdict on a claim that says all of its parts: refuted if one is, and else not
+// found if one was not.
+func Settle(parts ...Part) Verdict {
+	for _, v := range []Verdict{Refuted, NotFound} {
+		if slices.Contains(parts, Part{v}) {
+			return v
+		}
+	}
+	return Confirmed
+}
+
+// exhaustive reports whether every schedule within the bound that is stated was run.
+func (r *Race) exhaustive() bool { return strings.HasPrefix(r.bound, "all ") }
+
+// Shows is the part that says that a verdict can be.
+func (r *Race) Shows(v workload.Verdict) Part { return Exists(r.Found(v), r) }
+
+// ShowsAny is the part that says that something can go wrong.
+func (r *Race) ShowsAny() Part { return Exists(r.Any(), r) }
+
+// Never is the part that says that nothing can: confirmed to the bound of the search.
+func (r *Race) Never() Part { return Fact(r.Safe()) }
 
 // Program is a program whose cost is asked for: it calls measure once, around what
 // counts; the rest is set-up.

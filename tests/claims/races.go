@@ -23,7 +23,7 @@ func races() []Claim {
 			Settle: func(l *Lab) Result {
 				// A child that ends at once leaves little time: one schedule in a hundred.
 				exits, sleeps := l.SearchFor(4*l.o.Schedules, "stock", "dma_thread", ""), l.Search("stock", "forkscrew", "")
-				return Result{Verdict: If(exits.Found(workload.LostRead), sleeps.Found(workload.LostRead)),
+				return Result{Verdict: Settle(exits.Shows(workload.LostRead), sleeps.Shows(workload.LostRead)),
 					Evidence: Evidences(exits, sleeps)}
 			},
 		},
@@ -33,7 +33,7 @@ func races() []Claim {
 			Ran:  "reverse race under pg_gup_v1 and pg_gup",
 			Settle: func(l *Lab) Result {
 				v1, v2 := l.Search("pg_gup_v1", "forkscrewreverse", ""), l.Search("pg_gup", "forkscrewreverse", "")
-				return Result{Verdict: If(v1.Found(workload.LeakToDisk), v2.Safe()), Evidence: Evidences(v1, v2)}
+				return Result{Verdict: Settle(v1.Shows(workload.LeakToDisk), v2.Never()), Evidence: Evidences(v1, v2)}
 			},
 		},
 		{
@@ -55,7 +55,7 @@ func races() []Claim {
 			Ran:  "directio_sem_v1 with an asynchronous read (forkscrew), and for comparison with synchronous ones (dma_thread)",
 			Settle: func(l *Lab) Result {
 				async, sync := l.Search("directio_sem_v1", "forkscrew", ""), l.Search("directio_sem_v1", "dma_thread", "")
-				return Result{Verdict: If(async.Found(workload.LostRead), sync.Safe()), Evidence: Evidences(async, sync)}
+				return Result{Verdict: Settle(async.Shows(workload.LostRead), sync.Never()), Evidence: Evidences(async, sync)}
 			},
 		},
 		{
@@ -72,7 +72,7 @@ func settleC1(l *Lab) Result {
 	allWithout, allWith := l.EachClass("pg_gup"+oneLook, "driver_fork"), l.EachClass("pg_gup", "driver_fork")
 	lost := without.Found(workload.LostRead) && allWithout.Found(workload.LostRead)
 	res := Result{
-		Verdict:  If(lost, with.Found(workload.LostRead) || allWith.Found(workload.LostRead)),
+		Verdict:  Settle(Exists(lost, without, allWithout), Exists(with.Found(workload.LostRead) || allWith.Found(workload.LostRead), with, allWith)),
 		Evidence: Evidences(without, with, allWithout, allWith),
 	}
 	if lost && with.Safe() && allWith.Safe() {
@@ -95,7 +95,7 @@ func settleC9(l *Lab) Result {
 	}
 	r := l.Ask(workload.TornSnapshot, "pg_gup", "torn-snapshot")
 	res.Evidence = append(res.Evidence, r.Evidence())
-	res.Verdict = If(both.Safe(), !r.Found(workload.TornSnapshot), len(whole) == 0)
+	res.Verdict = Settle(both.Never(), Fact(!r.Found(workload.TornSnapshot)), Exists(len(whole) == 0))
 	if res.Verdict == Confirmed {
 		res.On = "write-protection alone is not enough: a stale TLB entry goes on storing"
 	} else if len(whole) > 0 {
@@ -106,16 +106,17 @@ func settleC9(l *Lab) Result {
 
 func settleC12(l *Lab) Result {
 	var res Result
+	var searches []*Race // of the race itself
 	found := false
 	for _, name := range []string{"claim-c1", "claim-c12-marked", "claim-c12-read"} {
 		r := l.AskAll(workload.LostRead, "pg_dontcow", name)
 		res.Evidence = append(res.Evidence, r.Evidence())
-		found = found || r.Found(workload.LostRead)
+		found, searches = found || r.Found(workload.LostRead), append(searches, r)
 	}
 	r := l.Search("pg_dontcow", "pin_fork", "")
 	res.Evidence = append(res.Evidence, r.Evidence())
-	res.Verdict = If(found || r.Found(workload.LostRead))
-	if res.Verdict == Refuted {
+	res.Verdict = Settle(Exists(found || r.Found(workload.LostRead), searches...))
+	if res.Verdict != Confirmed {
 		res.On = "the bit is there: a page that is not marked takes the slow way, and one that is marked is never shared"
 	}
 	return res
@@ -146,7 +147,7 @@ func settleC14(l *Lab) Result {
 	if n := len(closed) + len(waits); n > 0 {
 		res.Verdict = Depends
 		if n == len(lockRows) {
-			res.Verdict = Refuted
+			res.Verdict = NotFound
 		}
 		res.On = "who holds the lock, and how long"
 		if len(waits) > 0 {

@@ -123,7 +123,7 @@ func settleC32(l *Lab) Result {
 		res.Evidence = append(res.Evidence, e)
 	}
 	res.Evidence = append(res.Evidence, l.random()...)
-	res.Verdict = If(there == len(all))
+	res.Verdict = Settle(Exists(there == len(all)))
 	if there > 0 && there < len(all) {
 		res.Verdict = Depends
 	}

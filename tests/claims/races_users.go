@@ -30,7 +30,7 @@ func users() []Claim {
 			Settle: func(l *Lab) Result {
 				fork, vfork := l.Search("stock", "user_ways", "way=0"), l.Search("stock", "user_ways", "way=3")
 				race := l.Ask(workload.LostRead, "stock", "vfork-race")
-				return Result{Verdict: If(fork.Found(workload.LostRead), vfork.Safe(), race.Safe()), Evidence: Evidences(fork, vfork, race)}
+				return Result{Verdict: Settle(fork.Shows(workload.LostRead), vfork.Never(), race.Never()), Evidence: Evidences(fork, vfork, race)}
 			},
 		},
 		{
@@ -41,7 +41,7 @@ func users() []Claim {
 				told, untold := l.Search("stock", "user_ways", "way=1"), l.Search("stock", "user_ways", "way=0")
 				neighbour := l.Search("stock", "user_ways", "way=4")
 				return Result{
-					Verdict:  If(told.Safe(), untold.Found(workload.LostRead), neighbour.Any()),
+					Verdict:  Settle(told.Never(), untold.Shows(workload.LostRead), neighbour.ShowsAny()),
 					On:       "a program that does not know loses the read; a library that advises for it takes the neighbours of the buffer away from the child",
 					Evidence: Evidences(told, untold, neighbour),
 				}
@@ -65,7 +65,7 @@ func users() []Claim {
 func settleC25(l *Lab) Result {
 	writer, owner := l.Ask(workload.WrongCopy, "stock", "both-pin-read"), l.Ask(workload.WrongCopy, "directed_cow", "both-pin-read")
 	none := l.Ask(workload.WrongCopy, "pg_gup", "both-pin-read")
-	res := Result{Verdict: If(writer.Any(), owner.Any()), Evidence: Evidences(writer, owner, none)}
+	res := Result{Verdict: Settle(writer.ShowsAny(), owner.ShowsAny()), Evidence: Evidences(writer, owner, none)}
 	if none.Safe() {
 		res.On = "what helps is to un-COW before the page is handed out"
 	}
@@ -94,7 +94,7 @@ func settleC27(l *Lab) Result {
 	res.Evidence = append(res.Evidence, Evidence{Text: "not so under " + strings.Join(not, ", ")})
 	switch {
 	case len(exposed) == 0:
-		res.Verdict = Refuted
+		res.Verdict = NotFound
 		res.On = "no row shows the child more than stock does"
 	case len(not) > 0 || stock.Found(workload.TornSnapshot):
 		res.Verdict = Depends
@@ -103,7 +103,7 @@ func settleC27(l *Lab) Result {
 			res.On += "; half of an update it sees under stock too"
 		}
 	default:
-		res.Verdict = If(half.Found(workload.TornSnapshot))
+		res.Verdict = Settle(half.Shows(workload.TornSnapshot))
 	}
 	return res
 }
@@ -142,7 +142,7 @@ func settleC31(l *Lab) Result {
 		res.Verdict = Depends
 		res.On = "whether somebody shares the page: nobody is given the frame before the last pin goes, but a child that shares it sees the DMA, unless fork copied the page"
 	default:
-		res.Verdict = If(child > 0)
+		res.Verdict = Settle(Exists(child > 0))
 	}
 	if shown != nil && !stock.Found(workload.ChildChanged) {
 		res.Evidence = append(res.Evidence, shown.Evidence())

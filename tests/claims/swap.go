@@ -17,7 +17,7 @@ func swaps() []Claim {
 				before := l.Ask(workload.LostRead, "stock", "swap-load-first")
 				load, store := l.Ask(workload.LostRead, "wp_page_count", "swap-load-first"), l.Ask(workload.LostRead, "wp_page_count", "swap-store-first")
 				reuse := l.Ask(workload.LostRead, "wp_page_count_reuse", "swap-store-first")
-				res := Result{Verdict: If(load.Any(), store.Any(), before.Safe()), Evidence: Evidences(before, load, store, reuse)}
+				res := Result{Verdict: Settle(load.ShowsAny(), store.ShowsAny(), before.Never()), Evidence: Evidences(before, load, store, reuse)}
 				if load.Any() && store.Safe() && before.Safe() {
 					res.Verdict = Depends
 					res.On = "whether a load brings the page in first: a store asks reuse_swap_page, which does not count references"
@@ -65,7 +65,7 @@ func settleC16(l *Lab) Result {
 	cached := l.Ask(workload.LostRead, "wp_page_count_noswap_fixed", "swap-cached-pin")
 	race := l.Ask(workload.LostRead, "wp_page_count_noswap_fixed", "swapout-beside-pin")
 	plain := l.Ask(workload.LostRead, "wp_page_count_noswap_fixed", "swap-load-first")
-	res := Result{Verdict: If(cached.Any() || race.Any()), Evidence: Evidences(race, cached, plain)}
+	res := Result{Verdict: Settle(Exists(cached.Any() || race.Any(), cached, race)), Evidence: Evidences(race, cached, plain)}
 	switch {
 	case cached.Any() && race.Any():
 		res.On = "both ways are there"
@@ -109,8 +109,8 @@ func settleC17(l *Lab) Result {
 func settleC18(l *Lab) Result {
 	with, without := l.Ask(workload.LostRead, "stock", "claim-c18"), l.Ask(workload.LostRead, "stock", "claim-c18-clean")
 	driver := l.Ask(workload.LostRead, "stock", "swap-dma-dirty")
-	res := Result{Verdict: If(with.Any()), Evidence: Evidences(without, with, driver)}
-	if res.Verdict == Refuted {
+	res := Result{Verdict: Settle(with.ShowsAny()), Evidence: Evidences(without, with, driver)}
+	if res.Verdict != Confirmed {
 		res.On = "reclaim does not write a page that has a reference too many (is_page_cache_freeable), so it stays dirty as long as it is pinned, " +
 			"whether direct I/O marks it in the end or not"
 	}
@@ -140,7 +140,7 @@ func settleC30(l *Lab) Result {
 			}
 		}
 	}
-	res.Verdict = If(leaks)
+	res.Verdict = Settle(Exists(leaks))
 	switch {
 	case leaks:
 	case bugs != "":
@@ -158,10 +158,11 @@ func settleC30(l *Lab) Result {
 func settleC33(l *Lab) Result {
 	res := Result{}
 	many, one, harm := false, false, false
+	var several []*Race
 	for _, pol := range []string{"pinned_ptes_before", "pinned_ptes_after", "wp_page_count_noswap_fixed"} {
 		for _, name := range []string{"claim-c33-dontneed", "claim-c33-munmap", "claim-c33-fork"} {
 			r := l.AskAll(workload.WrongCopy, pol, name)
-			many = many || r.Any()
+			many, several = many || r.Any(), append(several, r)
 			res.Evidence = append(res.Evidence, r.Evidence())
 		}
 		r := l.AskAll(workload.WrongCopy, pol, "claim-c33-one")
@@ -173,7 +174,7 @@ func settleC33(l *Lab) Result {
 		harm = harm || r.Any()
 		res.Evidence = append(res.Evidence, r.Evidence())
 	}
-	res.Verdict = If(many, !one, !harm)
+	res.Verdict = Settle(Exists(many, several...), Fact(!one), Fact(!harm))
 	switch {
 	case many && !one && !harm:
 		res.On = "a page that is pinned for writing is mapped once: fork copies it"

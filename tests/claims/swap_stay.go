@@ -58,7 +58,7 @@ func settleC36(l *Lab) Result {
 			others++
 		}
 	}
-	res.Verdict = If(swap, others == 0)
+	res.Verdict = Settle(Exists(swap), Fact(others == 0))
 	res.On = "the write bit is taken by " + strings.Join(takes, ", ")
 	if len(loses) > 0 {
 		res.On += "; with a pin, a rule that asks page_count then loses the page by " + strings.Join(loses, ", ")
