@@ -3,6 +3,7 @@ package matrix
 import (
 	"fmt"
 	"io"
+	"strings"
 )
 
 // GroupCosts are what a group's columns take under a policy: sums over those that come to rest
@@ -53,7 +54,7 @@ func (t *Table) row(policy string) *Row {
 }
 
 // more says what a policy takes more than stock in a group: page copies in a column, and
-// atomics and fences in percent. It is empty if the table cannot tell.
+// atomics and fences in percent, or how many times as many if that is twice or more. It is empty if the table cannot tell.
 func (t *Table) more(policy, group string) (copies, percent string) {
 	r, s := t.row(policy), t.row(plain)
 	if r == nil || s == nil {
@@ -65,13 +66,17 @@ func (t *Table) more(policy, group string) (copies, percent string) {
 	}
 	diff := float64(int64(a.Copies)-int64(b.Copies)) / float64(a.Columns)
 	locked := float64(a.Atomics+a.Fences)/float64(b.Atomics+b.Fences) - 1
-	return fmt.Sprintf("%+.1f", diff), fmt.Sprintf("%+.0f%%", 100*locked)
+	percent = fmt.Sprintf("%+.0f%%", 100*locked)
+	if locked >= 1 {
+		percent = fmt.Sprintf(" x%.0f", locked+1)
+	}
+	return strings.TrimSuffix(fmt.Sprintf("%+.1f", diff), ".0"), percent
 }
 
 // moreNotes say what the figures of more are.
 var moreNotes = []string{
-	"beneath: page copies for each column, and atomics with fences in percent, more than under stock; in the small",
-	"forms, timed, without columns that do not come to rest under every policy",
+	"beneath, +1+16%: one page copy a column and 16% atomics and fences more than under stock (x3: three",
+	"times as many); timed, without columns that do not come to rest under every policy",
 }
 
 // costLine is the line of an overview that says what a policy costs in each group; nil if the
@@ -82,7 +87,7 @@ func (t *Table) costLine(policy string) []string {
 		copies, percent := t.more(policy, g)
 		word := ""
 		if copies != "" && policy != plain {
-			word, any = copies+"c"+percent, true
+			word, any = copies+percent, true
 		}
 		line = append(line, word)
 	}
@@ -113,7 +118,7 @@ func (t *Table) WriteCostsMarkdown(w io.Writer) error {
 		lines = append(lines, line)
 	}
 	return markdown(w, lines, []string{
-		"fork: how long it takes with a direct read of 1 ms in flight. Others: page copies for each column, and atomics with fences in percent, more than under `stock`; " +
+		"fork: how long it takes with a direct read of 1 ms in flight. Others: page copies for each column, and atomics with fences in percent (x3: three times as many), more than under `stock`; " +
 			"of `stock` itself page copies, atomics and fences, summed over the columns. The small forms are run once in the timed regime; columns that do not come to rest under every policy are left out.",
 	})
 }

@@ -52,7 +52,7 @@ func TestGroupCosts(t *testing.T) {
 	assert.Equal(t, 4, want.Columns)
 	var b bytes.Buffer
 	require.NoError(t, without.WriteText(&b, false))
-	assert.Regexp(t, `\n +[+-][0-9.]+c[+-][0-9]+% .*\n`, b.String())
+	assert.Regexp(t, `\n +[+-][0-9.]+[+-][0-9]+% .*\n`, b.String())
 	for _, c := range without.Cells {
 		assert.Nil(t, c.Costs)
 	}
