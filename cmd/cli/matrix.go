@@ -13,25 +13,36 @@ import (
 )
 
 func runMatrix(e *env, args []string) error {
-	fs := newFlags(e, "matrix", "[flags]", `Run every policy on every workload and print a table of verdicts.
+	var races []string
+	for _, w := range workload.Races() {
+		races = append(races, w.Name)
+	}
+	fs := newFlags(e, "matrix", "[flags]", fmt.Sprintf(`Run every policy on every workload and print a table of verdicts.
 
-The overview has a line for each policy and a column for each group of workloads. With -v,
+The overview has a line for each policy and a column for each group of workloads, and
+beneath it what the policy costs there, compared with stock. With -v,
 or if -policies, -workloads or -groups leave something out, there is a table for each
 group, and the evidence for every cell: what was seen, the token that replays it, or how
 far was searched.
 
 Each cell is searched with so many schedules of the workload's small form; -parallel also
 runs its default size in the parallel regime, which cannot be replayed. A cell is "safe"
-only as far as its bound says. 200 schedules of all cells take a minute on two cores. 2000
+only as far as its bound says: so many schedules, or, where they are few, all with at most one
+preemption besides. 200 schedules of all cells take a minute on two cores. 2000
 take ten minutes and find some more of what is rare: races of gup-fast with fork
 or reclaim, of which one schedule in a thousand shows something. -preemptions 1 is
 exhaustive within its bound, for some cells at a time.
 
-Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`,
+The races of one page, which are for exhaustive searches, are not in the table:
+%s.
+-workloads with their names runs them; -preemptions 1 then ends in a second or two.
+
+Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`, strings.Join(races, ", ")),
 		"cowlab matrix -format json > known.json",
 		"cowlab matrix -from known.json -policies pg_gup",
 		"cowlab matrix -expect known.json",
 		"cowlab matrix -groups swap,hugetlb -policies dio_pin",
+		"cowlab matrix -workloads read_fork,write_store -preemptions 1",
 		"cowlab matrix -costs -schedules 50 -workloads forkscrew",
 		"cowlab matrix -policies pg_gup -workloads forkscrew -schedules 20000 -seed 7")
 	policies := fs.String("policies", "", "comma-separated `names`; default all")
@@ -97,7 +108,7 @@ Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`,
 		bar := newProgress(e)
 		t, err = matrix.Run(e.ctx, matrix.Options{
 			Policies: ps, Workloads: ws, Groups: gs, Schedules: *schedules, Seed: *seed, Parallel: *par, Workers: *workers,
-			Exhaustive: *preemptions >= 0, Preemptions: max(*preemptions, 0), Complete: *complete, Costs: *costs, Progress: bar.show,
+			Exhaustive: *preemptions >= 0, Preemptions: max(*preemptions, 0), Complete: *complete, Costs: *costs, RowCosts: true, Progress: bar.show,
 		})
 		bar.clear()
 		if err != nil && !errors.Is(err, context.Canceled) {

@@ -82,6 +82,24 @@ func TestExhaustBounds(t *testing.T) {
 	assert.ErrorContains(t, err, "Preemptions")
 }
 
+// TestExhaustGivesUp: where the schedules are too many it takes the few without preemptions to
+// know it, and where they are just enough it gives nothing up. Workers have no say.
+func TestExhaustGivesUp(t *testing.T) {
+	y := newToys()
+	all := exhaust(t, y.counter(2, 0, false), explore.ExhaustOptions{Preemptions: 1})
+	for _, workers := range []int{1, 3} {
+		o := explore.ExhaustOptions{Preemptions: 1, GiveUp: true, Schedules: all.Schedules, Workers: workers}
+		r := exhaust(t, y.counter(2, 0, false), o)
+		assert.True(t, r.Complete)
+		assert.Equal(t, all.Schedules, r.Schedules)
+		o.Schedules--
+		r = exhaust(t, y.counter(2, 0, false), o)
+		assert.False(t, r.Complete)
+		assert.False(t, r.Interrupted)
+		assert.Less(t, r.Schedules, all.Schedules/2)
+	}
+}
+
 // TestExhaustWitnessReplays runs the witness of a search by its token.
 func TestExhaustWitnessReplays(t *testing.T) {
 	y := newToys()

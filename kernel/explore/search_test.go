@@ -41,6 +41,18 @@ func TestSearchFindsALostUpdate(t *testing.T) {
 	}
 }
 
+// TestSearchHasEnough: it ends with the schedule after which Enough says so, whatever the
+// workers have begun.
+func TestSearchHasEnough(t *testing.T) {
+	y := newToys()
+	for _, workers := range []int{1, 3} {
+		r := search(t, y.counter(2, 3, true), explore.Options{Schedules: 400, Workers: workers,
+			Enough: func(r *explore.Report) bool { return r.Schedules == 21 }})
+		assert.EqualValues(t, 21, r.Schedules)
+		assert.False(t, r.Interrupted)
+	}
+}
+
 func TestSearchFindsNothingUnderALock(t *testing.T) {
 	y := newToys()
 	for _, mode := range modes {

@@ -83,6 +83,8 @@ type Options struct {
 	// Costs runs each cell's small form once in the timed regime too. That says what it
 	// takes, and has no say in the verdict.
 	Costs bool
+	// RowCosts does that too, and keeps only the sums: Table.Rows.
+	RowCosts bool
 	// Workers is how many host threads search; zero means GOMAXPROCS.
 	Workers int
 	// Progress, if not nil, is told what is being done, and how far it is (0 to 1).
@@ -120,7 +122,8 @@ func Run(ctx context.Context, o Options) (*Table, error) {
 		}
 		t.Cells = append(t.Cells, *c)
 	}
-	if o.Costs {
+	if o.Costs || o.RowCosts {
+		groups := t.groupCosts()
 		for _, p := range o.Policies {
 			if ctx.Err() != nil {
 				break
@@ -129,7 +132,12 @@ func Run(ctx context.Context, o Options) (*Table, error) {
 			if err != nil {
 				return t, err
 			}
-			t.Rows = append(t.Rows, Row{Policy: p.Name(), ForkNS: ns})
+			t.Rows = append(t.Rows, Row{Policy: p.Name(), ForkNS: ns, Groups: groups[p.Name()]})
+		}
+	}
+	if !o.Costs {
+		for i := range t.Cells {
+			t.Cells[i].Costs = nil
 		}
 	}
 	return t, ctx.Err()

@@ -39,6 +39,8 @@ type Row struct {
 	// ForkNS is how long fork takes while an asynchronous direct read of a device that
 	// takes a millisecond is in flight.
 	ForkNS uint64 `json:"fork_ns"`
+	// Groups are what the groups' columns take under it.
+	Groups map[string]GroupCosts `json:"groups,omitempty"`
 }
 
 // costStepLimit is when a run that makes no progress is given up, in points.

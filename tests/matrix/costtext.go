@@ -55,7 +55,7 @@ func (t *Table) printCosts(p *printer) {
 		}
 		p.line("")
 	}
-	if len(t.Rows) == 0 {
+	if len(t.Rows) == 0 || len(t.Cells) == 0 || t.Cells[0].Costs == nil {
 		return
 	}
 	lines := [][]string{{"POLICY", "FORK"}}

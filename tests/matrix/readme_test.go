@@ -24,13 +24,21 @@ func stored(t *testing.T) *Table {
 	return table
 }
 
-// TestReadmeShowsTheStoredTable keeps the table in the README that of the stored matrix.
+// TestReadmeShowsTheStoredTable keeps the tables in the README those of the stored matrix: the
+// verdicts, and what the policies cost.
 func TestReadmeShowsTheStoredTable(t *testing.T) {
-	var want bytes.Buffer
-	require.NoError(t, stored(t).WriteMarkdown(&want))
+	var verdicts, costs bytes.Buffer
+	require.NoError(t, stored(t).WriteMarkdown(&verdicts))
+	require.NoError(t, stored(t).WriteCostsMarkdown(&costs))
+	readmeHas(t, "matrix", verdicts.String())
+	readmeHas(t, "costs", costs.String())
+}
 
+// readmeHas compares what stands in the README between the marks of a name.
+func readmeHas(t *testing.T, name, want string) {
+	t.Helper()
 	const readme = "../../README.md"
-	const begin, end = "<!-- matrix -->\n", "<!-- /matrix -->"
+	begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->"
 	text, err := os.ReadFile(readme)
 	require.NoError(t, err)
 	head, rest, ok := strings.Cut(string(text), begin)
@@ -38,8 +46,8 @@ func TestReadmeShowsTheStoredTable(t *testing.T) {
 	got, tail, ok := strings.Cut(rest, end)
 	require.True(t, ok, "README has no %q", end)
 	if *rewrite {
-		require.NoError(t, os.WriteFile(readme, []byte(head+begin+want.String()+end+tail), 0o644))
+		require.NoError(t, os.WriteFile(readme, []byte(head+begin+want+end+tail), 0o644))
 		return
 	}
-	assert.Equal(t, want.String(), got)
+	assert.Equal(t, want, got)
 }

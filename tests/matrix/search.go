@@ -27,7 +27,7 @@ func runCell(ctx context.Context, w workload.Variant, p mm.Policy, hosts *kernel
 	if err != nil {
 		return c, err
 	}
-	if o.Costs {
+	if o.Costs || o.RowCosts {
 		if c.Costs, err = CostsOf(w.Workload, small, p, hosts); err != nil {
 			return c, err
 		}

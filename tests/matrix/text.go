@@ -66,7 +66,14 @@ func (t *Table) overview(p *printer) {
 			lines[0][i] = h
 		}
 	}
-	widths := widthsOf(lines)
+	told := false
+	all := lines
+	for _, line := range lines[1:] {
+		if more := t.costLine(line[0]); more != nil {
+			all = append(all, more)
+		}
+	}
+	widths := widthsOf(all)
 	widths[0] = min(widths[0], nameWidth)
 	for i, line := range lines {
 		name := line[0]
@@ -75,11 +82,20 @@ func (t *Table) overview(p *printer) {
 			name = ""
 		}
 		p.line("%s", row(append([]string{name}, line[1:]...), widths, 1))
+		if more := t.costLine(line[0]); i > 0 && more != nil {
+			p.line("%s", row(more, widths, 1))
+			told = true
+		}
 		if c := costs[line[0]]; i > 0 && c != "" {
 			p.line("  %s", c)
 		}
 	}
 	p.line("%s", sumNote)
+	for _, n := range moreNotes {
+		if told {
+			p.line("%s", n)
+		}
+	}
 	p.line("%s", markNote)
 	var words []string
 	for _, v := range workload.Verdicts() {

@@ -11,6 +11,13 @@ import (
 // Programs whose buffer can be of huge pages. Two buffers that are aligned to small pages
 // share a huge one, so that what needs an odd offset on small pages goes wrong here
 // without; and hugetlb decides by other counts (thread lines 3556, 6850).
+//
+// The rest has no such form in the matrix because huge pages make no difference there: KSM and
+// reclaim pass them by (ksm_pin, swap_pin); vfork shares the whole address space (user_ways
+// way=3); exit waits for its asynchronous I/O before it looks at a mapping (unmap_pin exit=1);
+// torn pin=0 has no copy at all; and memory that was never touched is the same zero page
+// (readonly_buffer kind=1, kind=2). mprotect_pin aio=1 could have one; it would say of direct I/O what
+// unmap_pin and fork_twice say.
 
 // withHuge gives a program the parameter huge. pages is how many small pages its buffer has
 // for how many processes at most: the pool holds a copy for each. variants are the
