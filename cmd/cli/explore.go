@@ -211,6 +211,9 @@ func (x *exploration) search(ctx context.Context) error {
 		x.report, x.complete, x.classes = &r.Report, r.Complete, r.Classes
 		x.bound = fmt.Sprintf("exhaustive for at most %d preemptions: %d interleavings, %d of them cut, %d equivalence classes",
 			r.Preemptions, r.Schedules, r.Merged, r.Classes)
+		if !x.cut {
+			x.bound = fmt.Sprintf("exhaustive for at most %d preemptions: %d interleavings", r.Preemptions, r.Schedules)
+		}
 		if !r.Complete {
 			x.bound = fmt.Sprintf("not exhaustive for at most %d preemptions: %d interleavings", r.Preemptions, r.Schedules)
 		}

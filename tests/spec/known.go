@@ -36,6 +36,9 @@ const (
 	counting    = "pinned_ptes_before pinned_ptes_after fork_lock wp_page_count wp_page_count_reuse pin_referenced wp_page_count_noswap wp_page_count_noswap_fixed wp_copy pin_copy"
 )
 
+// emptyPool is how finding 5 ends with no huge page left.
+const emptyPool = "bug: BUG: hugetlb_cow: page_count is # after unmap_ref_private"
+
 // holes are what docs/findings.md describes, as random programs meet it. The first that fits
 // counts.
 func holes() []hole {
@@ -78,6 +81,9 @@ func holes() []hole {
 		{22, "directed_cow one_read_pin", "leak-to-", [][]string{{"fork"}}, nil},
 		{22, "directed_cow one_read_pin", "stale-write", [][]string{{"fork"}, {"disk read", "pin write"}}, nil},
 		{22, "directed_cow", "stale-write", [][]string{{"fork"}, {"disk write"}}, []deed{cowTakes}},
+		{5, "stock directio_sem pg_dontcow sentry_pin_copy anon_exclusive", emptyPool, [][]string{{"huge"}, {"fork"}, pinners()}, nil},
+		{6, "stock pg_gup sentry_pin_copy anon_exclusive", "lost-store", [][]string{{"huge"}, {"fork"}}, nil},
+		{41, pgGUPCopies, "bug: invariant: pool of # KiB pages", [][]string{{"huge"}, {"mprotect r"}, pinners()}, nil},
 		{39, "anon_exclusive", "leak-to-disk", [][]string{{"huge"}, {"fork"}, {"disk write"}}, nil},
 		{23, "pg_dontcow", "bug: pg_dontcow: VM_BUG_ON: do_wp_page does not reuse", [][]string{reclaim(), pinners(), {"fork"}}, nil},
 		{23, "pg_dontcow_v2", "bug: pg_dontcow_v#: VM_BUG_ON: do_wp_page does not reuse", [][]string{reclaim(), pinners(), {"fork"}}, nil},
