@@ -73,7 +73,12 @@ func (g *batch) end(t *sched.Task, b *Bio, err error) {
 }
 
 func (g *batch) await(t *sched.Task) {
-	g.wait.WaitEvent(t, func() bool { return g.left == 0 })
+	g.wait.WaitEvent(t, func() bool {
+		off := g.lock.LockIRQSave(t)
+		done := g.left == 0
+		g.lock.UnlockIRQRestore(t, off)
+		return done
+	})
 }
 
 func TestMerging(t *testing.T) {

@@ -210,7 +210,7 @@ func (r *pinRig) mix(k *sched.Task, mm *MM, private, shared uint64, n int, rnd *
 			if err != nil {
 				k.Oops("fork: %v", err)
 			}
-			seed := rnd.Uint64()
+			seed, forks := rnd.Uint64(), forks // the child's own: the parent counts on
 			r.start(k, "child", rnd.IntN(3), child, func(k *sched.Task) {
 				r.mix(k, child, private, shared, n, rand.New(rand.NewPCG(seed, 3)), steps, forks)
 			})
