@@ -482,8 +482,8 @@ func randomProgram(u *user, rng *rand.Rand, m *model, depth int, steps *int) {
 			}
 		}
 	}
-	for k, want := range m.pages {
-		if got := u.load(k * pg); got != want {
+	for _, k := range m.sorted() {
+		if got, want := u.load(k*pg), m.pages[k]; got != want {
 			u.t.Oops("page %#x: %d, want %d", k*pg, got, want)
 		}
 	}
@@ -579,8 +579,8 @@ func randomProgramQuiet(u *user, rng *rand.Rand, steps *int) {
 		}
 		u.wait(done)
 	}
-	for k, want := range m.pages {
-		if got := u.load(k * pg); got != want {
+	for _, k := range m.sorted() {
+		if got, want := u.load(k*pg), m.pages[k]; got != want {
 			u.t.Oops("page %#x: %d, want %d", k*pg, got, want)
 		}
 	}

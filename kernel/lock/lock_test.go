@@ -141,24 +141,23 @@ func TestKillableWaitGivesUp(t *testing.T) {
 	regimes(t, 2, func(t *testing.T, m *sched.Machine) {
 		var s RWSem
 		s.Init(m, MmapSem)
-		var err error
-		var held Completion
+		var err error // the victim's; for the test when the machine has ended
+		var held, over Completion
 		held.Init(m)
+		over.Init(m)
 		victim := m.NewTask(sched.TaskOptions{Name: "victim"}, func(t *sched.Task) {
 			held.Wait(t)
 			if err = s.DownWriteKillable(t); err == nil {
 				s.UpWrite(t)
 			}
+			over.Complete(t)
 		})
 		spawn(m, "holder", func(t *sched.Task) {
 			s.DownWrite(t)
 			held.Complete(t)
 			t.SleepFor(1000)
 			t.M.Signal(t, victim, true)
-			t.SleepFor(1000)
-			for victim.State() != sched.TaskDead && err == nil {
-				t.SleepFor(1000)
-			}
+			over.Wait(t)
 			s.UpWrite(t)
 		})
 		m.Start(nil, victim)
