@@ -346,26 +346,45 @@ func (m *Machine) Run() *Result {
 // wait waits for the loops to return, and watches that they make steps.
 func (m *Machine) wait(done chan struct{}) {
 	limit := m.opts.Watchdog
-	tick := time.NewTimer(limit)
+	tick := time.NewTimer(limit / watchdogLooks)
 	defer tick.Stop()
-	var steps, progress uint64
+	var still stillness
 	for {
 		select {
 		case <-done:
 			return
 		case <-tick.C:
 		}
-		s, p := m.stepsSeen(), m.achieved()
-		if s == steps && p == progress {
+		if still.look(m.stepsSeen(), m.achieved()) {
 			m.det1.stalled = true
 			m.fail(&Result{Reason: Stuck, Detail: fmt.Sprintf(
 				"no step for %v: a task blocks in Go (channel, mutex, time.Sleep) instead of in the emulated kernel\n%s",
 				limit, m.runningTasks())})
 			return
 		}
-		steps, progress = s, p
-		tick.Reset(limit)
+		tick.Reset(limit / watchdogLooks)
 	}
+}
+
+// watchdogLooks is how often the watchdog looks at a machine before it takes it for stuck.
+// A host that runs nothing of this process for a while, be it for minutes, hides
+// one look from it and no more: the timer is set again only after that.
+const watchdogLooks = 8
+
+// stillness is what the watchdog remembers from look to look.
+type stillness struct {
+	steps, progress uint64
+	looks           int // in a row that have found nothing changed
+}
+
+// look notes what a look finds and reports whether it is one too many without a change.
+func (s *stillness) look(steps, progress uint64) bool {
+	if steps != s.steps || progress != s.progress {
+		*s = stillness{steps: steps, progress: progress}
+		return false
+	}
+	s.looks++
+	return s.looks == watchdogLooks
 }
 
 // stepsSeen sums the CPUs' published clocks and the steps: it changes while
