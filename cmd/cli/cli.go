@@ -33,6 +33,10 @@ type env struct {
 	stderr   io.Writer
 	tty      bool // stderr is a terminal: progress may be shown
 	ttyIn    bool // stdin is a terminal: commands get a prompt
+
+	// caught, if not nil, is called when an interrupt is no longer the end of the process, and
+	// progress is shown from then on, however soon: for tests that interrupt.
+	caught func()
 }
 
 // verb is one of the command's verbs.
@@ -71,13 +75,22 @@ var errDiffer = errors.New("differs from what was expected")
 
 // Main runs the command with os.Args and the given policies and returns its exit code.
 func Main(policies []mm.Policy) int {
+	return process(&env{
+		policies: policies, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		tty: terminal(os.Stderr), ttyIn: terminal(os.Stdin),
+	})
+}
+
+// process is run until an interrupt, with os.Args.
+func process(e *env) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	context.AfterFunc(ctx, stop) // whoever interrupts twice does not want to wait
-	return run(&env{
-		ctx: ctx, policies: policies, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		tty: terminal(os.Stderr), ttyIn: terminal(os.Stdin),
-	}, os.Args[1:])
+	e.ctx = ctx
+	if e.caught != nil {
+		e.caught()
+	}
+	return run(e, os.Args[1:])
 }
 
 // terminal reports whether a file is a terminal, or at least a device like one.

@@ -52,7 +52,7 @@ func (p *progress) estimate(what string, done float64) {
 // due reports whether the line should be written now.
 func (p *progress) due() bool {
 	now := time.Now()
-	if !p.e.tty || now.Sub(p.start) < progressAfter || now.Sub(p.last) < progressEvery {
+	if !p.e.tty || now.Sub(p.start) < progressAfter && p.e.caught == nil || now.Sub(p.last) < progressEvery {
 		return false
 	}
 	p.last = now

@@ -42,7 +42,7 @@ func runCell(ctx context.Context, w workload.Variant, p mm.Policy, hosts *kernel
 		}
 		bounds = append(bounds, bound)
 	}
-	ran, hits, err := c.parallel(ctx, w, p, hosts, o, seen)
+	ran, hits, err := c.parallel(ctx, w, p, hosts, o, part, seen)
 	if err != nil {
 		return c, err
 	}
@@ -105,13 +105,16 @@ func (o *Options) schedules(group string) uint64 {
 	return uint64(o.Schedules)
 }
 
+// searched is what part of a cell is done when its search is: the rest are runs in the parallel regime.
+const searched = 0.9
+
 // search searches the small form, and says how far.
 func (c *Cell) search(ctx context.Context, t *explore.Target, o *Options, part func(float64), seen map[workload.Verdict]evidence) (bound string, err error) {
 	var rep *explore.Report
 	if o.Exhaustive {
 		r, err := explore.Exhaust(ctx, *t, explore.ExhaustOptions{
 			Preemptions: o.Preemptions, Workers: o.Workers,
-			Progress: func(c explore.Covered) { part(0.9 * c.Share) },
+			Progress: func(c explore.Covered) { part(searched * c.Share) },
 		})
 		if err != nil {
 			return "", err
@@ -125,7 +128,7 @@ func (c *Cell) search(ctx context.Context, t *explore.Target, o *Options, part f
 	} else {
 		rep, err = explore.Search(ctx, *t, explore.Options{
 			Schedules: o.schedules(c.Group), Seed: o.Seed, Workers: o.Workers, Every: 100,
-			Progress: func(p explore.Progress) { part(0.9 * float64(p.Done) / float64(p.Planned)) },
+			Progress: func(p explore.Progress) { part(searched * float64(p.Done) / float64(p.Planned)) },
 			Enough:   stuck,
 		})
 		if err != nil {
@@ -178,15 +181,20 @@ func (c *Cell) take(t *explore.Target, rep *explore.Report, seen map[workload.Ve
 
 // parallel runs the default size so often as asked, and says how often that was, and in
 // how many runs there was something to see.
-func (c *Cell) parallel(ctx context.Context, w workload.Variant, p mm.Policy, hosts *kernel.Hosts, o *Options, seen map[workload.Verdict]evidence) (ran, hits int, err error) {
+func (c *Cell) parallel(ctx context.Context, w workload.Variant, p mm.Policy, hosts *kernel.Hosts, o *Options, part func(float64), seen map[workload.Verdict]evidence) (ran, hits int, err error) {
 	full, err := w.Parse(w.Params, false)
 	if err != nil {
 		return 0, 0, err
 	}
-	for range o.Parallel {
+	before := 0.0
+	if o.Schedules > 0 || o.Exhaustive {
+		before = searched
+	}
+	for i := range o.Parallel {
 		if ctx.Err() != nil {
 			break
 		}
+		part(before + (1-before)*float64(i)/float64(o.Parallel))
 		out, err := parallel(ctx, w.Workload, full, p, hosts)
 		if err != nil {
 			return ran, hits, err
