@@ -33,6 +33,9 @@ func small(o Options) Options {
 
 // swapRegimes is regimes, with fewer seeds: these runs are long.
 func swapRegimes(t *testing.T, n, seeds int, fn func(t *testing.T, o Options)) {
+	if testing.Short() {
+		seeds = 1
+	}
 	t.Run("parallel", func(t *testing.T) { fn(t, Options{CPUs: n}) })
 	t.Run("timed", func(t *testing.T) { fn(t, Options{CPUs: n, Regime: sched.Timed}) })
 	for seed := range uint64(seeds) {

@@ -105,12 +105,16 @@ func again(t *testing.T, th *kernel.Thread, src, at, pages uint64, prot mm.Prot,
 	return a, err
 }
 
-// TestLTP runs every case in every regime.
+// TestLTP runs every case in every regime; under the race detector in that which has more than one
+// goroutine.
 func TestLTP(t *testing.T) {
 	regimes := []kernel.Options{
-		{CPUs: 2, Regime: sched.Timed, CheckLocks: true},
 		{CPUs: 2, CheckLocks: true},
+		{CPUs: 2, Regime: sched.Timed, CheckLocks: true},
 		{CPUs: 2, Regime: sched.Free, CheckLocks: true},
+	}
+	if race {
+		regimes = regimes[:1]
 	}
 	plenty, short, huge, ksm := ltp()
 	for i, c := range slices.Concat(plenty, short, huge, ksm) {

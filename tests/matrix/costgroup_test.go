@@ -17,6 +17,9 @@ import (
 // TestStoredCosts: the costs in the stored matrix are those that come out today, to the last
 // digit. They have nothing to do with what is searched.
 func TestStoredCosts(t *testing.T) {
+	if matrix.Race {
+		t.Skip("the timed regime runs on one goroutine, and every policy on every workload takes minutes")
+	}
 	tab, err := matrix.Run(context.Background(), matrix.Options{
 		Policies: policy.All(), Workloads: workload.All(), RowCosts: true,
 	})

@@ -29,6 +29,9 @@ func withParams(t *testing.T, hosts *kernel.Hosts, name, params, pol string) *ex
 // finds the moment; the token repeats it, and minimised it has that failure and what
 // brings the pin before it. Stock loses nothing whatever fails.
 func TestSearchChoosesFailures(t *testing.T) {
+	if Race {
+		t.Skip("long searches of machines that one goroutine runs")
+	}
 	hosts := kernel.NewHosts()
 	defer hosts.Close()
 	target := withParams(t, hosts, "pin_fork", "fail=1", "pg_gup")
