@@ -16,14 +16,6 @@ type Covered struct {
 	Share float64
 }
 
-// Whole estimates how many schedules the search will have run at its end, 0 if it has just begun.
-func (c Covered) Whole() float64 {
-	if c.Share == 0 {
-		return 0
-	}
-	return float64(c.Done) / c.Share
-}
-
 // coverage estimates how much of a tree of schedules has been run, after Knuth, Estimating
 // the efficiency of backtrack programs, 1975, and the weighted backtrack estimator of Kilby,
 // Slaney, Thiébaux and Walsh, 2006. The nodes are schedules: below each are those that it was
