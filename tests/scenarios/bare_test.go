@@ -28,3 +28,17 @@ func TestNobodySpinsWhereAChildWaits(t *testing.T) {
 		assert.Empty(t, Endings(w.Verdict), "%s: %s", w.Token, w.Detail)
 	}
 }
+
+// TestHugePagesFindRoom: what the pages of 2 MiB need besides is the machine's business, however many
+// CPUs, each with a zone of its own, a scenario or its tuning asks for.
+func TestHugePagesFindRoom(t *testing.T) {
+	hosts := newHosts(t)
+	for _, machine := range []string{"cpus=1 huge=8", "cpus=4 huge=1", "cpus=8 huge=1", "cpus=8 huge=4"} {
+		s, err := Parse("room", "cowlab room\n\"room\"\nmachine "+machine+"\nmap A 1 page private huge\nP0 ;\nA[0] = 1 ;\nnever P0:A[0] != 1")
+		require.NoError(t, err)
+		for _, tuning := range []Tuning{{}, {Bare: true}} {
+			obs := s.Tuned(tuning).Target(policy.Lookup("stock"), hosts).Run(explore.Spec{Kind: explore.KindSwitches}.Strategy(), nil)
+			assert.Empty(t, Endings(obs.Verdict), "%s %s: %s", machine, tuning, obs.Detail)
+		}
+	}
+}
