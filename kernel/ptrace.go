@@ -32,8 +32,10 @@ func (t *Thread) PtracePeek(pid int, addr uint64) (uint64, error) {
 }
 
 // PtracePoke writes the word at addr of another process's memory: PTRACE_POKEDATA. A
-// private mapping that is read-only gets a page of its own. Errors as PtracePeek, EIO
-// also for a shared mapping that is read-only.
+// mapping that is read-only gets a page of its own: a private one, and, as 2.6.29 has it, a
+// shared one that could be made writable, which is shared no more there, with small pages and
+// huge ones alike (finding 41). Errors as PtracePeek, EIO also for a shared mapping of a
+// file that was opened for reading only (VM_MAYWRITE is not set).
 func (t *Thread) PtracePoke(pid int, addr, word uint64) error {
 	b := binary.LittleEndian.AppendUint64(nil, word)
 	return t.withTracee(SysPtrace, pid, addr, func(task *sched.Task, m *mm.MM) error {

@@ -281,11 +281,11 @@ func TestProgress(t *testing.T) {
 	e.tty = true
 	p = newProgress(e)
 	p.start = p.start.Add(-3 * time.Second)
-	p.estimate("read_fork: 100 schedules", 0.5)
-	assert.Contains(t, stderr.String(), "\rread_fork: 100 schedules; estimate: about 50.0 % done, about 3s left")
+	p.estimate("read_fork: 1390494 schedules, 3228 a second, and what has no room", 0.5)
+	assert.Contains(t, stderr.String(), "\restimate: 50.0 % done, 3s left; read_fork: 1390494 schedules, 3228 a second")
 	p.last = time.Time{}
 	p.estimate("read_fork: 2 schedules", 0.001)
-	assert.Contains(t, stderr.String(), "\rread_fork: 2 schedules; estimate: about 0.1 % done ", "nothing is said of the time so soon")
+	assert.Contains(t, stderr.String(), "\restimate: 0.1 % done; read_fork: 2 schedules ", "nothing is said of the time so soon")
 	stderr.Reset()
 	e.tty = false
 	stderr.Reset()

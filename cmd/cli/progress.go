@@ -37,16 +37,17 @@ func (p *progress) show(what string, done float64) {
 	p.print(what)
 }
 
-// estimate is show where how far the whole is, is itself an estimate, and the line says so.
+// estimate is show where how far the whole is, is itself an estimate, and the line says so: at
+// its beginning, because a line that is too long loses its end.
 func (p *progress) estimate(what string, done float64) {
 	if !p.due() {
 		return
 	}
-	what += fmt.Sprintf("; estimate: about %.1f %% done", 100*done)
+	line := fmt.Sprintf("estimate: %.1f %% done", 100*done)
 	if left, ok := p.left(done); ok {
-		what += fmt.Sprintf(", about %s left", left)
+		line += fmt.Sprintf(", %s left", left)
 	}
-	p.print(what)
+	p.print(line + "; " + what)
 }
 
 // due reports whether the line should be written now.

@@ -129,7 +129,7 @@ func semaphore(take func(s *lock.RWSem, t *sched.Task)) func(m *sched.Machine) (
 	}
 }
 
-// done has the waker complete something; other wakes whoever waits for it before that.
+// done has the waker complete something that the sleeper waits for.
 func done(wait func(c *lock.Completion, t *sched.Task)) func(m *sched.Machine) (sleeper, waker func(*sched.Task)) {
 	return func(m *sched.Machine) (sleeper, waker func(*sched.Task)) {
 		c := &lock.Completion{}

@@ -317,10 +317,7 @@ func (t *Task) NeedResched() bool {
 
 // Crowded reports whether others wait for this CPU: a task that spins there keeps them from
 // running, in the free regime for ever.
-func (t *Task) Crowded() bool {
-	t.C.Touch(x86.CPUPartObj(t.C.ID, x86.CPUQueue), x86.AccRead)
-	return t.M.cpus[t.C.ID].rq.n.Load() > 0
-}
+func (t *Task) Crowded() bool { return t.M.cpus[t.C.ID].queued() }
 
 // CondResched gives way if that is due (cond_resched).
 func (t *Task) CondResched() bool {

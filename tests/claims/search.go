@@ -135,7 +135,7 @@ func (l *Lab) every(t explore.Target, o explore.ExhaustOptions) *Race {
 func (l *Lab) covered(t *explore.Target) func(explore.Covered) {
 	return func(c explore.Covered) {
 		if l.tell != nil {
-			l.tell(fmt.Sprintf("%s under %s, %d schedules; estimate: about %.1f %% done", t.Name, t.Policy, c.Done, 100*c.Share))
+			l.tell(fmt.Sprintf("estimate: %.1f %% of %s under %s, %d schedules", 100*c.Share, t.Name, t.Policy, c.Done))
 		}
 	}
 }

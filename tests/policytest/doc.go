@@ -19,8 +19,14 @@
 //	no_memory    where the policy allocates and Stock does not, the allocation fails: nothing
 //	             leaks and nothing breaks
 //
-// A failure that a schedule shows is told as one: with its token, which the verb replay of
-// a command with the policy takes, and the interleaving drawn, minimised.
+// A failure that a schedule shows is told as one: with the command that repeats it, and the
+// interleaving drawn, minimised. The command is that of the test, which knows the policy and
+// watches it:
+//
+//	COWLAB_SCHEDULE=cl1.forkscrew.mine.s… go test -run '^TestMine$/^races$' .
+//
+// A command that was built with the policy (cli.Main) takes the tokens of races too: its verb replay
+// has -html and the rest.
 //
 // What a policy is known to break can be listed ([Options].Known), with the reason; what is
 // listed and does not show fails the test too.

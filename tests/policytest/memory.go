@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
@@ -49,7 +50,7 @@ func (s *suite) noMemory() (out []Problem) {
 					continue
 				}
 				for _, nth := range []int{1, -1} {
-					fail := func(o *workload.Options) { o.Booted = func(m *kernel.Machine) { m.Pages().FailAt(site, nth) } }
+					fail := failing(site, nth)
 					_, got, err := s.plain(&c, watched(s.p), spec.Strategy(), nil, fail)
 					if err != nil {
 						return append(out, Problem{Where: c.String(), Says: err.Error()})
@@ -61,7 +62,7 @@ func (s *suite) noMemory() (out []Problem) {
 					told[site+string(got.Verdict)] = true
 					out = append(out, Problem{
 						Where: fmt.Sprintf("%s on %v", site, &c), Says: "when no page can be had: " + says,
-						explain: func() string { return s.explain(s.target(&c, fail), spec) },
+						schedule: &schedule{&c, fail, spec, []explore.Param{{Key: siteParam, Value: site}, {Key: nthParam, Value: strconv.Itoa(nth)}}},
 					})
 				}
 			}

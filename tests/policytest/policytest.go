@@ -40,12 +40,12 @@ func (k *Known) matches(p *Problem) bool {
 type Problem struct {
 	// Check is the name of the check, Where the workload with its parameters, or the method.
 	Check, Where string
-	// Says is what was seen; explain, which may be nil, tells how it comes about.
-	Says    string
-	explain func() string
+	// Says is what was seen; schedule is a run that shows it, nil if it takes more than one.
+	Says     string
+	schedule *schedule
 }
 
-// String tells the problem without its explanation.
+// String tells the problem without the schedule.
 func (p *Problem) String() string { return fmt.Sprintf("%s: %s", p.Where, p.Says) }
 
 // check is one of the things that are tested.
@@ -100,9 +100,17 @@ func RunWith(t *testing.T, p mm.Policy, o Options) {
 		s.hosts = kernel.NewHosts()
 		defer s.hosts.Close()
 	}
+	asked, err := s.asked()
+	if err != nil {
+		t.Fatalf("policytest: %v", err)
+	}
 	seen, ran := make([]bool, len(o.Known)), 0
 	for _, c := range checks() {
 		t.Run(c.name, func(t *testing.T) {
+			if asked != nil {
+				s.replay(t, c.name, asked)
+				return
+			}
 			ran++
 			for _, problem := range c.run(s) {
 				problem.Check = c.name
@@ -111,8 +119,8 @@ func RunWith(t *testing.T, p mm.Policy, o Options) {
 					continue
 				}
 				text := problem.String()
-				if problem.explain != nil {
-					text += "\n" + problem.explain()
+				if problem.schedule != nil {
+					text += "\n" + s.explain(t.Name(), *problem.schedule)
 				}
 				t.Errorf("policytest: %s: %s", p.Name(), text)
 			}

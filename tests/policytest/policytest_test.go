@@ -1,6 +1,11 @@
 package policytest
 
 import (
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -8,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/page"
@@ -133,11 +139,7 @@ func (a absent) ForkBegin(f *mm.Fork)      { a.look(f.Src.Sys) }
 // problems runs one check on a policy with a workload.
 func problems(t *testing.T, p mm.Policy, name string, works ...string) []Problem {
 	t.Helper()
-	o := Options{Schedules: 12}
-	for _, w := range works {
-		o.Workloads = append(o.Workloads, workload.Lookup(w))
-	}
-	s := newSuite(t.Context(), p, o)
+	s := newSuite(t.Context(), p, options(works...))
 	s.hosts = kernel.NewHosts()
 	defer s.hosts.Close()
 	for _, c := range checks() {
@@ -179,15 +181,79 @@ func TestChecksFind(t *testing.T) {
 	assert.Empty(t, problems(t, absent{n: &m, sys: &sys}, "repeat", "dma_thread"), "it does repeat alone")
 }
 
-// TestFailuresAreTold: a failure that a schedule shows comes with its token and is drawn.
+// told are policies that no command knows, each with a check that finds something in a schedule.
+var told = []struct {
+	p                 mm.Policy
+	check, work, says string
+}{
+	{boaster{}, "races", "forkscrew", "lost-read"},
+	{unlocker{}, "races", "forkscrew", "contract of ForkPTE"},
+	{juggler{}, "invariants", "late_dma", "invariant, after an operation on _mapcount of page 5: "},
+	{unknown{policy.PGGUP{}}, "no_memory", "dma_thread", "bug"},
+}
+
+// unknown is a policy under another name.
+type unknown struct{ mm.Policy }
+
+func (unknown) Name() string { return "wrong" }
+
+// options are those of problems.
+func options(works ...string) (o Options) {
+	o.Schedules = 12
+	for _, w := range works {
+		o.Workloads = append(o.Workloads, workload.Lookup(w))
+	}
+	return o
+}
+
+// TestTold is a test of policies as users have it, for TestFailuresAreTold to run.
+func TestTold(t *testing.T) {
+	if os.Getenv(explore.ScheduleVar) == "" {
+		t.Skip("its policies are wrong")
+	}
+	for i, c := range told {
+		t.Run(strconv.Itoa(i), func(t *testing.T) { RunWith(t, c.p, options(c.work)) })
+	}
+}
+
+// TestFailuresAreTold: a failure that a schedule shows is drawn, and comes with the command that repeats it, of
+// a policy that no command knows.
 func TestFailuresAreTold(t *testing.T) {
-	got := problems(t, boaster{}, "races", "forkscrew")
-	require.NotEmpty(t, got)
-	text := got[0].explain()
-	assert.Contains(t, text, "replay cl1.forkscrew.wrong.s")
+	least := problems(t, boaster{}, "races", "forkscrew")[0].schedule
+	s := newSuite(t.Context(), boaster{}, options("forkscrew"))
+	s.hosts = kernel.NewHosts()
+	defer s.hosts.Close()
+	text := s.explain(t.Name(), *least)
+	assert.Contains(t, text, "cl1.forkscrew~len~512.wrong.s", "a program that does less: the token names that")
 	assert.Contains(t, text, "CPU 0")
 	assert.Contains(t, text, "=> lost-read")
-	assert.Less(t, strings.Count(text, "\n"), 80)
+	command := regexp.MustCompile(`run it alone with\n  COWLAB_SCHEDULE=(cl1\S+) go test -run '(\S+)' \.\n`)
+	for i, c := range told {
+		got := problems(t, c.p, c.check, c.work)
+		require.NotEmpty(t, got, "%T", c.p)
+		s.p, s.o = c.p, options(c.work)
+		text := s.explain(fmt.Sprintf("TestTold/%d/%s", i, c.check), *got[0].schedule)
+		assert.Less(t, strings.Count(text, "\n"), 120)
+		m := command.FindStringSubmatch(text)
+		require.NotNil(t, m, "%s", text)
+		cmd := exec.Command(os.Args[0], "-test.run", m[2], "-test.v")
+		cmd.Env = append(os.Environ(), explore.ScheduleVar+"="+m[1])
+		out, err := cmd.CombinedOutput()
+		assert.Error(t, err, "%T: nothing goes wrong in it", c.p)
+		assert.Regexp(t, `policytest\.go:\d+: .*`+c.says, string(out))
+		assert.NotContains(t, string(out), "run it alone", "the check is not made again")
+		for _, line := range strings.Split(strings.TrimPrefix(text, m[0]), "\n") {
+			assert.Contains(t, string(out), strings.TrimRight(line, " "), "the drawing")
+		}
+	}
+	c, err := s.of("invariants", &explore.Token{Target: "dma_thread"})
+	require.NoError(t, err)
+	var o workload.Options
+	require.NotNil(t, c.tune)
+	c.tune(&o)
+	assert.EqualValues(t, 1, o.CheckEvery)
+	_, err = s.of("races", &explore.Token{Target: "dma_thread", Params: []explore.Param{{Key: "a", Value: "x"}}})
+	assert.ErrorContains(t, err, "token: ")
 }
 
 // TestWatchedIsTheSameMachine: the watch makes no steps and hides no optional interface.

@@ -55,7 +55,7 @@ func (s *suite) races() (out []Problem) {
 			if v := workload.Verdict(w.Verdict); v.Corrupts() {
 				says += fmt.Sprintf(" (Claims promises that this does not happen: %#x)", uint32(c.w.Requires(c.values)))
 			}
-			out = append(out, Problem{Where: c.String(), Says: says, explain: func() string { return s.explain(t, w.Token.Spec) }})
+			out = append(out, Problem{Where: c.String(), Says: says, schedule: &schedule{cell: &c, spec: w.Token.Spec}})
 		}
 	}
 	return out
@@ -80,32 +80,15 @@ func known(verdict string) bool {
 	return false
 }
 
-// shrinkRuns bounds the minimising of one schedule.
-const shrinkRuns = 400
-
-// explain tells a schedule: its token, and the interleaving, minimised.
-func (s *suite) explain(t *explore.Target, spec explore.Spec) string {
-	if least, err := explore.Shrink(s.ctx, *t, spec, explore.ShrinkOptions{Runs: shrinkRuns}); err == nil {
-		spec = least.Spec
-	}
-	tok := t.Token(spec)
-	story := matrix.Tell(t, spec)
-	text := fmt.Sprintf("replay %s\n", tok)
-	if story.Legend != "" {
-		text += "\n" + story.Legend + "\n"
-	}
-	return text + "\n" + story.Diagram(explore.DiagramOptions{NoHead: true})
-}
-
 // invariants checks every invariant at every step of one schedule of each workload, as far
 // as 5,000 steps go. What the program itself finds is for races.
 func (s *suite) invariants() (out []Problem) {
 	for _, c := range s.cells(false) {
-		t := s.target(&c, func(o *workload.Options) { o.CheckEvery, o.StepLimit = 1, 5_000 })
+		t := s.target(&c, everyStep)
 		spec := explore.Spec{Kind: explore.KindRandom, Seed: s.o.Seed}
 		obs := t.Run(spec.Strategy(), nil)
 		if obs.Verdict == string(workload.Bug) {
-			out = append(out, Problem{Where: c.String(), Says: obs.Verdict + ": " + obs.Detail, explain: func() string { return s.explain(t, spec) }})
+			out = append(out, Problem{Where: c.String(), Says: obs.Verdict + ": " + obs.Detail, schedule: &schedule{cell: &c, tune: everyStep, spec: spec}})
 		}
 	}
 	return out

@@ -1,6 +1,7 @@
 package scenarios
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -99,6 +100,12 @@ const stepLimit = 60_000
 // touches is checked after it.
 const checkEvery = 64
 
+// tooSmall reports whether a machine could not be booted because its huge pages found no room.
+func tooSmall(err error) bool {
+	var limit *kernel.LimitError
+	return errors.As(err, &limit) && limit.What == "HugePages"
+}
+
 func (s *Scenario) run(o runOptions) explore.Observation {
 	r := newRunner(s)
 	r.dir = newDirector(o.strategy)
@@ -127,6 +134,10 @@ func (s *Scenario) run(o runOptions) explore.Observation {
 		ko.Disks = append(ko.Disks, kernel.Disk{Name: swapName, Size: uint64(s.Machine.Swap), Swap: true})
 	}
 	m, err := kernel.Boot(ko)
+	for n := 0; n < 2*ko.CPUs && s.Machine.Huge != 0 && tooSmall(err); n++ {
+		ko.Memory += x86.PMDSize // each CPU has a zone, and each zone ends, which a huge page must not cross
+		m, err = kernel.Boot(ko)
+	}
 	if err != nil {
 		return explore.Observation{Verdict: "broken", Detail: err.Error()}
 	}
