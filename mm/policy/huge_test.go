@@ -163,6 +163,38 @@ func TestPGGUPLeavesCachedHugePageLocked(t *testing.T) {
 	}
 }
 
+// TestRangeLockNeverConflictsOnHugePages: hugetlb_cow gives row 11's mm_cow_start a size where it
+// wants an end, so that the COW of a huge page goes on under the I/O, at its first small page too.
+func TestRangeLockNeverConflictsOnHugePages(t *testing.T) {
+	for _, off := range []uint64{0, 4096} {
+		m, err := kernel.Boot(hugeOptions(policy.Lookup("dio_range_lock_fixed"), 3))
+		require.NoError(t, err)
+		defer m.Shutdown()
+		copy(m.DiskData("vda"), bytes.Repeat([]byte{0xaa}, 512))
+		out := m.Run(func(th *kernel.Thread) {
+			fd, err := th.Open("/dev/vda", fs.ORdwr|fs.ODirect)
+			require.NoError(t, err)
+			a := th.MustMmapHuge(1, huge, mm.MapPrivate)
+			th.Store64(a, 1)
+			reader := th.Go("reader", func(r *kernel.Thread) {
+				_, err := r.Pread(fd, a+off, 512, 0)
+				assert.NoError(t, err)
+			})
+			th.Usleep(20)
+			pid, err := th.Fork(func(c *kernel.Thread) { c.Usleep(1000) })
+			require.NoError(t, err)
+			th.Store64(a+8192, 2)
+			require.NoError(t, th.Join(reader))
+			assert.NotEqual(t, uint8(0xaa), th.Load8(a+off), "offset %d: the read is lost", off)
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+		})
+		require.NoError(t, out.Err())
+		assert.Zero(t, m.Trace().Sum(trace.EmuPolicyOverrides))
+		assert.Empty(t, m.Leaks())
+	}
+}
+
 // directio_sem keeps O_DIRECT and fork apart on huge pages too, and its gup-fast wants RW
 // for a read as well.
 func TestDirectIOSemHuge(t *testing.T) {
