@@ -22,7 +22,12 @@ import (
 func laterRows() []rowCase {
 	return []rowCase{
 		{"kosaki_v3", "forkscrew", "", ""},
-		{"kosaki_v3", "forkscrewreverse", "", workload.LeakToDisk},
+		{"kosaki_v3", "forkscrewreverse", "", ""},
+		{"kosaki_v3", "vmsplice", "side=0", ""}, // no lock, but who stores gets the copy
+		{"kosaki_v3", "vmsplice", "side=1", ""},
+		{"kosaki_v3", "swap_pin", "", ""},
+		{"kosaki_v3", "mprotect_pin", "aio=0", workload.WrongCopy},
+		{"kosaki_v3", "swap_pin", "race=1", workload.LostRead}, // compared before the pte is cleared
 		{"kosaki_v3", "late_dma", "", workload.LostRead},
 		{"gup_cow_break", "forkscrewreverse", "", ""},
 		{"gup_cow_break", "forkscrew", "", workload.LostRead},

@@ -85,7 +85,6 @@ func rowsLeaveOpen() []rowCase {
 		{"fork_lock", "mprotect_pin", "aio=0", wrong},
 		{"ksm_fork", "swap_pin", "fork=1", lost},
 		{"fork_lock_lookup", "readonly_buffer", "", livelock}, // pg_gup's
-		{"kosaki_v3", "vmsplice", "side=1", deadlock},
 	}
 }
 
