@@ -13,6 +13,7 @@ import (
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/mm/page"
 	"github.com/cowlab/cowlab/mm/policy"
 	"github.com/cowlab/cowlab/tests/workload"
 )
@@ -325,4 +326,56 @@ func TestPinAgainstSwap(t *testing.T) {
 			assert.Equal(t, r.Schedules, r.ByVerdict[explore.Safe])
 		}
 	}
+}
+
+// TestReadPinBesideReuse: a read pin through a read-only pte asks how often the page is mapped
+// and swapped while another thread's store takes it out of the swap cache. gup-fast holds no
+// lock, and may find the page between the two.
+func TestReadPinBesideReuse(t *testing.T) {
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	p := policy.MapcountUnshare{}
+	target := explore.Target{Name: "read_pin_beside_reuse", Policy: p.Name(), Run: func(st sched.Strategy, o sched.Observer) explore.Observation {
+		gate := explore.NewGate(st)
+		m, err := kernel.Boot(kernel.Options{CPUs: 2, Memory: 2 << 20, Regime: sched.Free, Strategy: gate, Policy: p, Hosts: hosts, NoStack: true,
+			Disks: []kernel.Disk{{Name: "swap", Size: 64 << 12, Swap: true}}})
+		require.NoError(t, err)
+		defer m.Shutdown()
+		m.CheckSteps(64, o)
+		out := m.Run(func(th *kernel.Thread) {
+			must := func(err error) {
+				if err != nil {
+					panic(err)
+				}
+			}
+			must(th.Swapon("/dev/swap", 0))
+			a := th.MustMmap(x86.PageSize)
+			th.Store8(a, 1)
+			must(th.Madvise(a, x86.PageSize, mm.MadvPageout))
+			_ = th.Load8(a) // back, read-only, and still in the swap cache
+			for m.Pages().Page(th.MM().PeekPTE(a).PFN()).Has(page.Writeback) {
+				th.Usleep(10)
+			}
+			gate.Open()
+			driver := th.Go("driver", func(c *kernel.Thread) {
+				r, err := c.RegisterMemory(a, x86.PageSize, kernel.RegisterOptions{Fast: true})
+				must(err)
+				must(c.UnregisterMemory(r))
+			})
+			th.Store8(a, 2)
+			must(th.Join(driver))
+		})
+		obs := explore.Observation{Verdict: explore.Safe, Steps: out.Result.Steps, Result: out.Result}
+		if err := out.Err(); err != nil {
+			obs.Verdict, obs.Detail = "bug", err.Error()
+		}
+		return obs
+	}}
+	r, err := explore.Exhaust(t.Context(), target, explore.ExhaustOptions{Preemptions: 1})
+	require.NoError(t, err)
+	require.True(t, r.Complete)
+	for _, w := range r.Witnesses {
+		t.Log(w.Verdict, w.Detail)
+	}
+	assert.Equal(t, r.Schedules, r.ByVerdict[explore.Safe], "%v", r.ByVerdict)
 }
