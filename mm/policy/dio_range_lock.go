@@ -116,10 +116,14 @@ func (DIORangeLock) MMExit(t *sched.Task, m *mm.MM) {
 	}
 }
 
-// PinBegin is dio_protect_all.
+// PinBegin is dio_protect_all. There it is called before i_mutex is taken, and if it gets no
+// memory for the entries the request fails and its struct dio is lost.
 func (p DIORangeLock) PinBegin(u *mm.PinUser) error {
 	if u.Kind != mm.UserDirectIO {
 		return nil
+	}
+	if u.MM.Sys.Pages.FailSite(u.T, "dio_protect_all") {
+		return unix.ENOMEM
 	}
 	for _, r := range u.Ranges {
 		if err := p.dioLock(u, r.Addr, r.Addr+r.Len); err != nil && p.initInOrder {

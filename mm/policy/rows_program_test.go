@@ -331,7 +331,7 @@ func TestTwoReaders(t *testing.T) {
 	}
 }
 
-// TestDirectedCOWWalksTheWholeList pins the price of row 14 (671): a store of the first
+// TestDirectedCOWWalksTheWholeList pins the price of row 14 (675): a store of the first
 // owner looks at every process on the list of the anon_vma, though one of them maps the page.
 func TestDirectedCOWWalksTheWholeList(t *testing.T) {
 	points := func(name string, children int, store bool) uint64 {

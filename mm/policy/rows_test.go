@@ -55,7 +55,7 @@ func rowsLeaveOpen() []rowCase {
 		{"dio_range_lock_fixed", "late_dma", "", lost},
 		{"dio_range_lock_fixed", "vmsplice", "side=0", pipe},
 		{"mmap_sem_dio", "dma_thread", "", deadlock},  // a fair lock, taken twice
-		{"mmap_sem_dio_fixed", "forkscrew", "", lost}, // 1016: not asynchronous?
+		{"mmap_sem_dio_fixed", "forkscrew", "", lost}, // 1021: not asynchronous?
 		{"mmap_sem_dio_fixed", "forkscrewreverse", "", disk},
 		{"mmap_sem_dio_fixed", "late_dma", "", lost},
 		{"mmap_sem_dio_fixed", "vmsplice", "side=0", pipe},
