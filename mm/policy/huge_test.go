@@ -127,6 +127,43 @@ func TestPGGUPMarksHugePages(t *testing.T) {
 	require.Empty(t, m.Leaks())
 }
 
+// TestForkLockLookupNeedsNoBarriers: the lock is in their place, for huge pages too, and what
+// gup-fast took is copied.
+func TestForkLockLookupNeedsNoBarriers(t *testing.T) {
+	for name, none := range map[string]bool{"pg_gup": false, "fork_lock_lookup": true} {
+		m, err := kernel.Boot(hugeOptions(policy.Lookup(name), 4))
+		require.NoError(t, err)
+		defer m.Shutdown()
+		var gup, fork uint64
+		out := m.Run(func(th *kernel.Thread) {
+			a, b := th.MustMmapHuge(1, huge, mm.MapPrivate), th.MustMmap(4096)
+			th.Store64(a, 1)
+			th.Store64(b, 1)
+			fences := func() uint64 { return m.Trace().Sum(trace.EmuFences) }
+			before := fences()
+			big, err := th.RegisterMemory(a, 8*4096, kernel.RegisterOptions{Write: true, Fast: true})
+			require.NoError(t, err)
+			small, err := th.RegisterMemory(b, 4096, kernel.RegisterOptions{Write: true, Fast: true})
+			require.NoError(t, err)
+			gup = fences() - before
+			assert.EqualValues(t, 9, m.Trace().Sum(trace.EmuGUPFastPages), name)
+			before = fences()
+			pid, err := th.Fork(func(*kernel.Thread) {})
+			require.NoError(t, err)
+			fork = fences() - before
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+			assert.EqualValues(t, 2, m.Trace().Sum(trace.EmuForkCopies), name)
+			require.NoError(t, th.UnregisterMemory(big))
+			require.NoError(t, th.UnregisterMemory(small))
+		})
+		require.NoError(t, out.Err())
+		assert.Equal(t, none, gup == 0, "%s: %d in gup-fast", name, gup)
+		assert.Equal(t, none, fork == 0, "%s: %d in fork", name, fork)
+		assert.Empty(t, m.Leaks())
+	}
+}
+
 // TestPGGUPLeavesCachedHugePageLocked pins what the patch's copy_hugetlb_page_range forgets:
 // the file's page, which it looks up while it copies a private one, stays locked and
 // referenced. Whoever touches the file's page next sleeps for ever.
