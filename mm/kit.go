@@ -115,11 +115,11 @@ func (s *System) AllocUserPage(t *sched.Task, site string) *page.Page {
 func (s *System) TryToFreeSwap(t *sched.Task, p *page.Page) bool { return s.tryToFreeSwap(t, p) }
 
 // MapSwapCount returns how many ptes map p, and how many entries stand for it if it is in
-// the swap cache (page_mapcount plus page_swapcount).
+// the swap cache (page_mapcount plus page_swapcount). The page need not be locked.
 func (s *System) MapSwapCount(t *sched.Task, p *page.Page) int {
 	n := s.Pages.MapRefs(t, p)
 	if s.Pages.TestFlag(t, p, page.SwapCache) {
-		n += s.pageSwapcount(t, p)
+		n += s.racySwapcount(t, p)
 	}
 	return n
 }

@@ -224,7 +224,7 @@ func (s *System) swapDup(t *sched.Task, e x86.SwapEntry, hold uint64) bool {
 	ok := false
 	sw.lock.Lock(t)
 	t.WriteOf(sw, "swap_map")
-	if a := sw.areas[e.Type]; a != nil && e.Offset < a.max && a.m[e.Offset] != 0 {
+	if a := sw.areas[e.Type]; a != nil && e.Offset != 0 && e.Offset < a.max && a.m[e.Offset] != 0 {
 		if a.m[e.Offset] < swapMapMax {
 			a.m[e.Offset]++
 		}
@@ -305,6 +305,21 @@ func (s *System) pageSwapcount(t *sched.Task, p *page.Page) int {
 	e := x86.PTE(p.Private).Swap()
 	sw.lock.Lock(t)
 	n := int(s.areaOf(t, e, "page_swapcount").m[e.Offset]) - 1
+	sw.lock.Unlock(t)
+	return n
+}
+
+// racySwapcount is pageSwapcount for who has not locked the page: by now its entry may be
+// nobody's, which has no users (swap_info_get).
+func (s *System) racySwapcount(t *sched.Task, p *page.Page) int {
+	sw := &s.swap
+	e := x86.PTE(p.RacyPrivate()).Swap()
+	n := 0
+	sw.lock.Lock(t)
+	t.ReadOf(sw, "swap_map")
+	if a := sw.areas[e.Type]; a != nil && e.Offset != 0 && e.Offset < a.max && a.m[e.Offset] != 0 {
+		n = int(a.m[e.Offset]) - 1
+	}
 	sw.lock.Unlock(t)
 	return n
 }

@@ -80,6 +80,11 @@ func (p *Page) RacyMapping() uint64 { return p.Mapping }
 //go:norace
 func (p *Page) RacyIndex() uint64 { return p.Index }
 
+// RacyPrivate is the private word, for who has not locked the page and can do with an old one.
+//
+//go:norace
+func (p *Page) RacyPrivate() uint64 { return p.Private }
+
 // Has reports whether flag f is set, without a schedule point; see Map.TestFlag.
 func (p *Page) Has(f Flag) bool { return p.Flags.Peek()&(1<<f) != 0 }
 

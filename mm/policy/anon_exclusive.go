@@ -142,7 +142,7 @@ func (p AnonExclusive) ForkPTE(f *mm.Fork) mm.ForkNext {
 		}
 		pages.ClearFlag(f.T, pg, pageExclusive)
 	}
-	return f.CopyOnePTE()
+	return sharePTE(f)
 }
 
 // ForkSwap is copy_nonpresent_pte's part: both sides' entries lose the mark.
@@ -216,13 +216,17 @@ func (p AnonExclusive) tryShare(u *mm.Unmap) bool {
 	if !u.Page.Anon() || !exclusive(u.T, pages, u.Page) {
 		return true
 	}
-	u.T.C.Fence()
+	if p.later {
+		u.T.C.Fence() // both since 6.1; on x86 the exchange of the pte is one already
+	}
 	if maybePinned(u.T, pages, u.Page) && !p.noKeep {
 		return false
 	}
 	pages.ClearFlag(u.T, u.Page, pageExclusive)
 	u.Swap = u.Swap.SwpMkExclusive()
-	u.T.C.Fence()
+	if p.later {
+		u.T.C.Fence()
+	}
 	return true
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // DIOPageMultiple is a remark of 11 March 2009 that never became a patch (thread lines
-// 247-252): "if something I'd rather see O_DIRECT not supporting hardblocksize anymore but
+// 249-254): "if something I'd rather see O_DIRECT not supporting hardblocksize anymore but
 // only PAGE_SIZE multiples, that would at least limiting the breakage to an undefined
 // behavior".
 //
@@ -36,7 +36,7 @@ func (DIOPageMultiple) Claims() mm.Guarantee { return mm.Forward | mm.AIO }
 func (DIOPageMultiple) About() mm.About {
 	return mm.About{
 		Row: -1, Title: "O_DIRECT in whole pages only",
-		Who: "Andrea Arcangeli", When: "11 March 2009, a remark", Lines: "247-252",
+		Who: "Andrea Arcangeli", When: "11 March 2009, a remark", Lines: "249-254",
 		Changes: []string{"direct I/O: EINVAL unless buffer and length are multiples of a page"},
 		Claims:  "that a program which keeps to it does not lose what it reads",
 		Open:    "programs that use sectors no longer work; the child's memory still changes (232-235); the reverse race; two page-aligned buffers share a huge page; other users",

@@ -11,7 +11,9 @@ import (
 // Row 21, and direct I/O pins its pages (FOLL_PIN, through iov_iter_extract_pages);
 // from 6.0, mprotect makes exclusive pages writable at once; from 6.2, a long-term pin
 // for reading in a COW mapping is always of an anonymous page; from 6.5, the zero page
-// is not counted. vmsplice takes plain references to this day.
+// is not counted. vmsplice takes plain references to this day. That shrink_folio_list turns
+// pinned pages away before it writes them (6.4) makes no difference here: 2.6.29's pageout
+// leaves alone whatever somebody else has a reference to.
 type DIOPin struct{ AnonExclusive }
 
 // NewDIOPin returns the row.

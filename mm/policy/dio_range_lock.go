@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/cowlab/cowlab/arch/x86"
@@ -53,7 +55,7 @@ func (p DIORangeLock) Name() string {
 }
 
 // Hooks implements mm.Policy.
-func (DIORangeLock) Hooks() mm.HookSet { return mm.HookMM | mm.HookPin | mm.HookWP | mm.HookHugeWP }
+func (DIORangeLock) Hooks() mm.HookSet { return mm.HookMM | mm.HookPin | mm.HookWP }
 
 // Claims implements mm.Policy.
 func (DIORangeLock) Claims() mm.Guarantee { return mm.Forward | mm.Reverse | mm.AIO }
@@ -114,10 +116,14 @@ func (DIORangeLock) MMExit(t *sched.Task, m *mm.MM) {
 	}
 }
 
-// PinBegin is dio_protect_all.
+// PinBegin is dio_protect_all. There it is called before i_mutex is taken, and if it gets no
+// memory for the entries the request fails and its struct dio is lost.
 func (p DIORangeLock) PinBegin(u *mm.PinUser) error {
 	if u.Kind != mm.UserDirectIO {
 		return nil
+	}
+	if u.MM.Sys.Pages.FailSite(u.T, "dio_protect_all") {
+		return unix.ENOMEM
 	}
 	for _, r := range u.Ranges {
 		if err := p.dioLock(u, r.Addr, r.Addr+r.Len); err != nil && p.initInOrder {
@@ -182,30 +188,33 @@ func (p DIORangeLock) PinReleased(t *sched.Task, u *mm.PinUser) {
 	}
 }
 
-// unlockAll is dio_unlock for each entry of the request.
+// unlockAll is the loop of dio_release_all_protection.
 func (DIORangeLock) unlockAll(t *sched.Task, u *mm.PinUser) {
 	m := u.MM
-	h := dioLocks(m)
-	off := h.lock.LockIRQSave(t)
-	n := 0
-	for _, e := range h.dios {
-		if e.u != u {
-			h.dios[n] = e
-			n++
+	for range u.Ranges {
+		if !dioUnlock(t, m, u) {
+			return // the request failed before it had entered them all
 		}
-	}
-	gone := len(h.dios) - n
-	clear(h.dios[n:])
-	h.dios = h.dios[:n]
-	h.waitq.Wake(t)
-	h.lock.UnlockIRQRestore(t, off)
-	for range gone {
 		if t.PreemptDisabled() {
 			m.MMPutAtomic(t)
 		} else {
 			m.MMPut(t)
 		}
 	}
+}
+
+// dioUnlock is dio_unlock but for its mmput: it takes the first entry of the request out. It
+// reports whether there was one.
+func dioUnlock(t *sched.Task, m *mm.MM, u *mm.PinUser) bool {
+	h := dioLocks(m)
+	off := h.lock.LockIRQSave(t)
+	i := slices.IndexFunc(h.dios, func(e dioLockEnt) bool { return e.u == u })
+	if i >= 0 {
+		h.dios = slices.Delete(h.dios, i, i+1)
+		h.waitq.Wake(t)
+	}
+	h.lock.UnlockIRQRestore(t, off)
+	return i >= 0
 }
 
 // cowStart is mm_cow_start; false means that the fault is to be retried.
@@ -243,37 +252,20 @@ func (DIORangeLock) cowEnd(t *sched.Task, m *mm.MM) {
 	h.lock.UnlockIRQ(t)
 }
 
-// WPCopy is do_wp_page between the allocation of the new page and the copy; a page that has
-// no struct Page is not asked about.
+// WPCopy is do_wp_page and hugetlb_cow between the allocation of the new page and the copy.
+// hugetlb_cow's second argument is HPAGE_SIZE, where mm_cow_start wants an end: a range above
+// 2 MiB never conflicts.
 func (p DIORangeLock) WPCopy(f *mm.Fault) mm.WPNext {
-	if f.Page == nil {
-		return mm.WPCopyPage
+	start, end := f.Addr, f.Addr+x86.PageSize
+	if size := f.Size(); size != x86.PageSize {
+		start, end = f.Addr&^(size-1), size
 	}
-	if !p.cowStart(f.T, f.MM, f.Addr, f.Addr+x86.PageSize) {
+	if !p.cowStart(f.T, f.MM, start, end) {
 		return mm.WPRetry
 	}
-	f.Data = 1 // dio_stop
 	return mm.WPCopyPage
 }
 
-// WPDone is do_wp_page's end.
-func (p DIORangeLock) WPDone(f *mm.Fault) {
-	if f.Data != 0 {
-		f.Data = 0
-		p.cowEnd(f.T, f.MM)
-	}
-}
-
-// HugeWP is hugetlb_cow's part. The second argument is HPAGE_SIZE, where mm_cow_start
-// wants an end: a range above 2 MiB never conflicts. There is no hook behind the copy: the
-// COW is counted for the moment of the test only.
-func (p DIORangeLock) HugeWP(f *mm.Fault) mm.WPNext {
-	next := p.Stock.HugeWP(f)
-	if next == mm.WPCopyPage {
-		if !p.cowStart(f.T, f.MM, f.Addr&x86.PMDMask, x86.PMDSize) {
-			return mm.WPRetry
-		}
-		p.cowEnd(f.T, f.MM)
-	}
-	return next
-}
+// WPDone is the end of do_wp_page's and hugetlb_cow's copy. It is called only behind a WPCopy
+// that went on: the patch's dio_stop.
+func (p DIORangeLock) WPDone(f *mm.Fault) { p.cowEnd(f.T, f.MM) }

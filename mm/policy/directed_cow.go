@@ -16,8 +16,8 @@ import (
 // one: rmap is walked, and every entry but the owner's comes to map a copy, which they
 // share among themselves. The owner goes on with the page, and so does what it has pinned.
 //
-// Against it stood that the list of an anon_vma can be huge (671), that a child sees what a
-// device writes until the owner stores (650), and that if both sides have pinned the page
+// Against it stood that the list of an anon_vma can be huge (675), that a child sees what a
+// device writes until the owner stores (663-666), and that if both sides have pinned the page
 // for reading, one of them will be wrong (3448). Nobody says what of swap: a process whose
 // entry is one of swap is not found by rmap, and then the copy goes to the owner as in
 // Stock; and a page that comes back from the device has no first owner any more.
@@ -48,7 +48,7 @@ func (DirectedCOW) About() mm.About {
 			"COW fault: if the first owner writes to a page that is shared, rmap finds all other mappings and they get a copy, read-only; the owner reuses the page",
 		},
 		Claims: "everything, in one place, for good",
-		Open:   "the walk is as long as the list of the anon_vma (671); the child's memory changes until the owner stores; of two who pinned the page for reading only the owner is right (3448); when the owner has unmapped the page others take it over under its pin; a shared swap entry",
+		Open:   "the walk is as long as the list of the anon_vma (675); the child's memory changes until the owner stores; of two who pinned the page for reading only the owner is right (3448); when the owner has unmapped the page others take it over under its pin; a shared swap entry",
 	}
 }
 

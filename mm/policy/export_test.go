@@ -13,6 +13,8 @@ var Mutants = map[string]mm.Policy{
 	"directio_sem without the forced write fault": DirectIOSem{noForce: true},
 
 	"kosaki_v3 without the semaphore":                KosakiV3{noSem: true},
+	"kosaki_v3 without the count":                    KosakiV3{noCount: true},
+	"kosaki_v3 without the test when unmapping":      KosakiV3{noTest: true},
 	"gup_cow_break without the forced write fault":   GUPCowBreak{noForce: true},
 	"wp_copy by map count":                           WPCopy{byMapCount: true},
 	"pin_copy without the copy at fork":              PinCopy{noCopy: true},

@@ -41,7 +41,8 @@ func (follPin) MMInit(t *sched.Task, m *mm.MM) {
 	m.PolicyData = &pinMM{obj: t.M.NewObj(x86.ClassWord)}
 }
 
-// setHasPinned is mm_set_has_pinned_flag: a read first, so that the line stays shared.
+// setHasPinned is mm_set_has_pinned_flag of 5.14: a read first, so that the line stays shared.
+// 5.11 stores it each time.
 func setHasPinned(t *sched.Task, m *mm.MM) {
 	p := pinsOf(m)
 	if p.hasPinned.Load(t.C, p.obj) == 0 {
@@ -65,7 +66,7 @@ func maybePinned(t *sched.Task, pages *page.Map, pg *page.Page) bool {
 	return pages.Refs(t, pg) >= pinBias
 }
 
-// Take is try_grab_page and try_grab_compound_head.
+// Take is try_grab_page.
 func (follPin) Take(t *sched.Task, pg *page.Page, kind mm.PinKind, n int) {
 	pages := mm.SystemOf(t).Pages
 	head := pages.Head(pg)
@@ -136,9 +137,14 @@ func (p follPin) FastTake(f *mm.Fast, ref x86.PTERef, pte x86.PTE, pg *page.Page
 	return true
 }
 
-// FastHuge is gup_huge_pmd: all references at once, and the same second look.
+// FastHuge is gup_huge_pmd: all references at once, and the same second look. Unlike
+// try_grab_page, try_grab_compound_head counts the references before the pins.
 func (p follPin) FastHuge(f *mm.Fast, ref x86.PTERef, pte x86.PTE, head *page.Page, n int) int {
-	p.Take(f.T, head, f.Kind, n)
+	pages := f.MM.Sys.Pages
+	pages.GetNAs(f.T, head, page.RefPin, n)
+	if f.Kind != mm.PinGet {
+		head.Policy.Add(f.T.C, x86.PageObj(pages.PFN(head), x86.PagePolicy), uint64(n))
+	}
 	if ref.Load(f.T.C) != pte {
 		p.Put(f.T, head, f.Kind, n)
 		return 0
@@ -160,10 +166,23 @@ func (fp follPin) ForkBegin(f *mm.Fork) {
 func (follPin) ForkEnd(f *mm.Fork) {
 	p := pinsOf(f.Src)
 	p.seq.Store(f.T.C, p.obj, p.seq.Peek()+1)
+	putPrealloc(f)
+}
+
+// putPrealloc gives back what page_copy_prealloc has set aside.
+func putPrealloc(f *mm.Fork) {
 	if f.Data != 0 {
 		f.Src.Sys.Pages.Put(f.T, f.Src.Sys.Pages.Page(x86.PFN(f.Data)))
 		f.Data = 0
 	}
+}
+
+// sharePTE is the end of copy_present_pte for a page that is shared. If a page was set aside
+// for it, because it was pinned until a moment ago, that is not kept for another.
+func sharePTE(f *mm.Fork) mm.ForkNext {
+	next := f.CopyOnePTE()
+	putPrealloc(f)
+	return next
 }
 
 // copyPresentPage is copy_present_page: the child gets a copy now, made under both ptls,

@@ -75,6 +75,31 @@ func (p ForkLockLookup) FastEnd(f *mm.Fast) bool {
 	return true
 }
 
+// ForkPTE is row 2's without its barrier: no gup-fast is under way.
+func (p ForkLockLookup) ForkPTE(f *mm.Fork) mm.ForkNext {
+	row2 := p.PGGUP
+	row2.noBarrier = true
+	return row2.ForkPTE(f)
+}
+
+// ForkHuge is the same for huge pages.
+func (p ForkLockLookup) ForkHuge(f *mm.Fork) mm.ForkNext {
+	row2 := p.PGGUP
+	row2.noBarrier = true
+	return row2.ForkHuge(f)
+}
+
+// FastHuge marks what it takes; the mask holds RW whatever was asked for, as in row 2.
+func (ForkLockLookup) FastHuge(f *mm.Fast, _ x86.PTERef, pte x86.PTE, head *page.Page, n int) int {
+	if !pte.Write() {
+		return 0
+	}
+	pages := f.MM.Sys.Pages
+	markGUP(pages, f.T, head)
+	pages.GetNAs(f.T, head, page.RefPin, n)
+	return n
+}
+
 // FastTake marks what it takes.
 func (ForkLockLookup) FastTake(f *mm.Fast, _ x86.PTERef, pte x86.PTE, pg *page.Page) bool {
 	pages := f.MM.Sys.Pages

@@ -127,6 +127,43 @@ func TestPGGUPMarksHugePages(t *testing.T) {
 	require.Empty(t, m.Leaks())
 }
 
+// TestForkLockLookupNeedsNoBarriers: the lock is in their place, for huge pages too, and what
+// gup-fast took is copied.
+func TestForkLockLookupNeedsNoBarriers(t *testing.T) {
+	for name, none := range map[string]bool{"pg_gup": false, "fork_lock_lookup": true} {
+		m, err := kernel.Boot(hugeOptions(policy.Lookup(name), 4))
+		require.NoError(t, err)
+		defer m.Shutdown()
+		var gup, fork uint64
+		out := m.Run(func(th *kernel.Thread) {
+			a, b := th.MustMmapHuge(1, huge, mm.MapPrivate), th.MustMmap(4096)
+			th.Store64(a, 1)
+			th.Store64(b, 1)
+			fences := func() uint64 { return m.Trace().Sum(trace.EmuFences) }
+			before := fences()
+			big, err := th.RegisterMemory(a, 8*4096, kernel.RegisterOptions{Write: true, Fast: true})
+			require.NoError(t, err)
+			small, err := th.RegisterMemory(b, 4096, kernel.RegisterOptions{Write: true, Fast: true})
+			require.NoError(t, err)
+			gup = fences() - before
+			assert.EqualValues(t, 9, m.Trace().Sum(trace.EmuGUPFastPages), name)
+			before = fences()
+			pid, err := th.Fork(func(*kernel.Thread) {})
+			require.NoError(t, err)
+			fork = fences() - before
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+			assert.EqualValues(t, 2, m.Trace().Sum(trace.EmuForkCopies), name)
+			require.NoError(t, th.UnregisterMemory(big))
+			require.NoError(t, th.UnregisterMemory(small))
+		})
+		require.NoError(t, out.Err())
+		assert.Equal(t, none, gup == 0, "%s: %d in gup-fast", name, gup)
+		assert.Equal(t, none, fork == 0, "%s: %d in fork", name, fork)
+		assert.Empty(t, m.Leaks())
+	}
+}
+
 // TestPGGUPLeavesCachedHugePageLocked pins what the patch's copy_hugetlb_page_range forgets:
 // the file's page, which it looks up while it copies a private one, stays locked and
 // referenced. Whoever touches the file's page next sleeps for ever.
@@ -160,6 +197,38 @@ func TestPGGUPLeavesCachedHugePageLocked(t *testing.T) {
 		// With the lock checker the system call after fork notices what is held.
 		held := out.Reason == sched.Oopsed && strings.Contains(out.Detail, "while page_lock is held")
 		assert.Equal(t, hangs, out.Reason == sched.Deadlock || held, "%s: %v", name, out.Detail)
+	}
+}
+
+// TestRangeLockNeverConflictsOnHugePages: hugetlb_cow gives row 11's mm_cow_start a size where it
+// wants an end, so that the COW of a huge page goes on under the I/O, at its first small page too.
+func TestRangeLockNeverConflictsOnHugePages(t *testing.T) {
+	for _, off := range []uint64{0, 4096} {
+		m, err := kernel.Boot(hugeOptions(policy.Lookup("dio_range_lock_fixed"), 3))
+		require.NoError(t, err)
+		defer m.Shutdown()
+		copy(m.DiskData("vda"), bytes.Repeat([]byte{0xaa}, 512))
+		out := m.Run(func(th *kernel.Thread) {
+			fd, err := th.Open("/dev/vda", fs.ORdwr|fs.ODirect)
+			require.NoError(t, err)
+			a := th.MustMmapHuge(1, huge, mm.MapPrivate)
+			th.Store64(a, 1)
+			reader := th.Go("reader", func(r *kernel.Thread) {
+				_, err := r.Pread(fd, a+off, 512, 0)
+				assert.NoError(t, err)
+			})
+			th.Usleep(20)
+			pid, err := th.Fork(func(c *kernel.Thread) { c.Usleep(1000) })
+			require.NoError(t, err)
+			th.Store64(a+8192, 2)
+			require.NoError(t, th.Join(reader))
+			assert.NotEqual(t, uint8(0xaa), th.Load8(a+off), "offset %d: the read is lost", off)
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+		})
+		require.NoError(t, out.Err())
+		assert.Zero(t, m.Trace().Sum(trace.EmuPolicyOverrides))
+		assert.Empty(t, m.Leaks())
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/mm/page"
 	"github.com/cowlab/cowlab/mm/policy"
 	"github.com/cowlab/cowlab/tests/workload"
 )
@@ -22,7 +23,12 @@ import (
 func laterRows() []rowCase {
 	return []rowCase{
 		{"kosaki_v3", "forkscrew", "", ""},
-		{"kosaki_v3", "forkscrewreverse", "", workload.LeakToDisk},
+		{"kosaki_v3", "forkscrewreverse", "", ""},
+		{"kosaki_v3", "vmsplice", "side=0", ""}, // no lock, but who stores gets the copy
+		{"kosaki_v3", "vmsplice", "side=1", ""},
+		{"kosaki_v3", "swap_pin", "", ""},
+		{"kosaki_v3", "mprotect_pin", "aio=0", workload.WrongCopy},
+		{"kosaki_v3", "swap_pin", "race=1", workload.LostRead}, // compared before the pte is cleared
 		{"kosaki_v3", "late_dma", "", workload.LostRead},
 		{"gup_cow_break", "forkscrewreverse", "", ""},
 		{"gup_cow_break", "forkscrew", "", workload.LostRead},
@@ -319,5 +325,134 @@ func TestPinAgainstSwap(t *testing.T) {
 		} else {
 			assert.Equal(t, r.Schedules, r.ByVerdict[explore.Safe])
 		}
+	}
+}
+
+// TestReadPinBesideReuse: a read pin through a read-only pte asks how often the page is mapped
+// and swapped while another thread's store takes it out of the swap cache. gup-fast holds no
+// lock, and may find the page between the two.
+func TestReadPinBesideReuse(t *testing.T) {
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	p := policy.MapcountUnshare{}
+	target := explore.Target{Name: "read_pin_beside_reuse", Policy: p.Name(), Run: func(st sched.Strategy, o sched.Observer) explore.Observation {
+		gate := explore.NewGate(st)
+		m, err := kernel.Boot(kernel.Options{CPUs: 2, Memory: 2 << 20, Regime: sched.Free, Strategy: gate, Policy: p, Hosts: hosts, NoStack: true,
+			Disks: []kernel.Disk{{Name: "swap", Size: 64 << 12, Swap: true}}})
+		require.NoError(t, err)
+		defer m.Shutdown()
+		m.CheckSteps(64, o)
+		out := m.Run(func(th *kernel.Thread) {
+			must := func(err error) {
+				if err != nil {
+					panic(err)
+				}
+			}
+			must(th.Swapon("/dev/swap", 0))
+			a := th.MustMmap(x86.PageSize)
+			th.Store8(a, 1)
+			must(th.Madvise(a, x86.PageSize, mm.MadvPageout))
+			_ = th.Load8(a) // back, read-only, and still in the swap cache
+			for m.Pages().Page(th.MM().PeekPTE(a).PFN()).Has(page.Writeback) {
+				th.Usleep(10)
+			}
+			gate.Open()
+			driver := th.Go("driver", func(c *kernel.Thread) {
+				r, err := c.RegisterMemory(a, x86.PageSize, kernel.RegisterOptions{Fast: true})
+				must(err)
+				must(c.UnregisterMemory(r))
+			})
+			th.Store8(a, 2)
+			must(th.Join(driver))
+		})
+		obs := explore.Observation{Verdict: explore.Safe, Steps: out.Result.Steps, Result: out.Result}
+		if err := out.Err(); err != nil {
+			obs.Verdict, obs.Detail = "bug", err.Error()
+		}
+		return obs
+	}}
+	r, err := explore.Exhaust(t.Context(), target, explore.ExhaustOptions{Preemptions: 1})
+	require.NoError(t, err)
+	require.True(t, r.Complete)
+	for _, w := range r.Witnesses {
+		t.Log(w.Verdict, w.Detail)
+	}
+	assert.Equal(t, r.Schedules, r.ByVerdict[explore.Safe], "%v", r.ByVerdict)
+}
+
+// TestSentryCopiesReadOnlyPins: mprotect takes a pinned page's write permission, which makes
+// it no more COW than it was (gVisor's pma.needCOW): fork copies it all the same.
+func TestSentryCopiesReadOnlyPins(t *testing.T) {
+	for name, lost := range map[string]bool{"stock": true, "sentry_pin_copy": false} {
+		m, out := run(t, name, kernel.Options{}, func(th *kernel.Thread) {
+			a, word := th.MustMmap(pg), th.MustMmapShared(pg)
+			th.Store8(a, 1)
+			th.Store32(word, 0)
+			r := register(t, th, a, kernel.RegisterOptions{Write: true})
+			require.NoError(t, th.Mprotect(a, pg, mm.ProtRead))
+			pid, err := th.Fork(func(c *kernel.Thread) { await(c, word) })
+			require.NoError(t, err)
+			require.NoError(t, th.Mprotect(a, pg, mm.ProtRead|mm.ProtWrite))
+			th.Store8(a, 2)
+			require.NoError(t, th.DeviceWrite(r, 512, []byte{7}))
+			assert.Equal(t, lost, th.Load8(a+512) != 7, "%s: the device's byte is lost", name)
+			require.NoError(t, th.UnregisterMemory(r))
+			set(th, word)
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+		})
+		require.NoError(t, out.Err())
+		assert.Empty(t, m.Leaks())
+	}
+}
+
+// TestSequenceAndHugePages: write_protect_seq is odd while fork copies small pages; of huge
+// pages only since 5.12, which copies them if they are pinned. A gup-fast of a huge page that is
+// under fork goes the slow way then, and takes it before.
+func TestSequenceAndHugePages(t *testing.T) {
+	if policy.Race {
+		t.Skip("searches of one goroutine")
+	}
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	for name, slow := range map[string]bool{"pin_copy": false, "anon_exclusive": true} {
+		p := policy.Lookup(name)
+		target := explore.Target{Name: "huge_pin_beside_fork", Policy: name, Run: func(st sched.Strategy, o sched.Observer) explore.Observation {
+			gate := explore.NewGate(st)
+			m, err := kernel.Boot(kernel.Options{CPUs: 2, Memory: 8 << 20, HugePages: 2, Regime: sched.Free, Strategy: gate, Policy: p, Hosts: hosts, NoStack: true})
+			require.NoError(t, err)
+			defer m.Shutdown()
+			m.CheckSteps(64, o)
+			verdict := explore.Safe
+			out := m.Run(func(th *kernel.Thread) {
+				a := th.MustMmapHuge(1, huge, mm.MapPrivate)
+				th.Store8(a, 1)
+				gate.Open()
+				driver := th.Go("driver", func(c *kernel.Thread) {
+					if r, err := c.RegisterMemory(a, pg, kernel.RegisterOptions{Fast: true, Kind: mm.PinPin}); err == nil {
+						_ = c.UnregisterMemory(r)
+					}
+				})
+				pid, err := th.Fork(func(c *kernel.Thread) {})
+				if err == nil {
+					_, _, _ = th.Wait(pid)
+				}
+				_ = th.Join(driver)
+				if sum(m, trace.EmuGUPFastPages) == 0 {
+					verdict = "slow"
+				}
+			})
+			obs := explore.Observation{Verdict: verdict, Steps: out.Result.Steps, Result: out.Result}
+			if err := out.Err(); err != nil {
+				obs.Verdict, obs.Detail = "bug", err.Error()
+			}
+			return obs
+		}}
+		r, err := explore.Exhaust(t.Context(), target, explore.ExhaustOptions{Preemptions: 1})
+		require.NoError(t, err)
+		require.True(t, r.Complete)
+		t.Logf("%s: %d schedules: %v", name, r.Schedules, r.ByVerdict)
+		assert.Zero(t, r.ByVerdict["bug"], name)
+		assert.Equal(t, slow, r.ByVerdict["slow"] > 0, "%s: %v", name, r.ByVerdict)
 	}
 }

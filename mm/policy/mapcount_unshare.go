@@ -77,7 +77,7 @@ func (p MapcountUnshare) ForkPTE(f *mm.Fork) mm.ForkNext {
 	if pg != nil && needsCopy(f, pg) {
 		return copyPresentPage(f, pg)
 	}
-	return f.CopyOnePTE()
+	return sharePTE(f)
 }
 
 // SwapAdd is shrink_page_list's test, as in row 20.

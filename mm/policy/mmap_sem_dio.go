@@ -6,7 +6,7 @@ import (
 )
 
 // MmapSemDIO is row 12: Linus Torvalds' first alternative, 11 March 2009 (thread lines
-// 824-832, 1015-1030): hold mmap_sem for reading over the whole ->direct_IO call. fork has
+// 818-830, 1020-1032): hold mmap_sem for reading over the whole ->direct_IO call. fork has
 // always taken it for writing. He calls it "almost certainly not reasonable" himself,
 // because mmap, munmap and brk wait for the I/O too.
 //
@@ -14,7 +14,7 @@ import (
 // mmap_sem itself when it has to go the slow way. mmap_sem is fair. If a writer has queued
 // between the two, the inner reader waits for the writer and the writer for the outer one,
 // for ever. Fixed has the slow way go under the lock that is held already, which is what
-// "people who use get_user_pages always have to have the read-lock" (828) asks for, and is
+// "people who use get_user_pages always have to have the read-lock" (824) asks for, and is
 // row mmap_sem_dio_fixed.
 //
 // The lock is taken where direct_io_worker begins, inside the i_mutex that a file's read
@@ -46,10 +46,10 @@ func (MmapSemDIO) Claims() mm.Guarantee { return mm.Forward }
 func (p MmapSemDIO) About() mm.About {
 	a := mm.About{
 		Row: 12, Title: "direct I/O holds mmap_sem for reading",
-		Who: "Linus Torvalds", When: "11 March 2009, an idea", Lines: "815-832, 1015-1030",
+		Who: "Linus Torvalds", When: "11 March 2009, an idea", Lines: "818-830, 1020-1032",
 		Changes: []string{"direct I/O: holds mmap_sem for reading until the submission returns; fork takes it for writing already"},
 		Claims:  "the forward race for synchronous O_DIRECT",
-		Open:    "mmap, munmap, brk and fork wait for the I/O (1026); asynchronous I/O, of which it says that there is none (1016); the reverse race; other users; the slow half of gup-fast takes mmap_sem again and deadlocks with a writer that waits (docs/findings.md)",
+		Open:    "mmap, munmap, brk and fork wait for the I/O (1026); asynchronous I/O, of which it says that there is none (1021); the reverse race; other users; the slow half of gup-fast takes mmap_sem again and deadlocks with a writer that waits (docs/findings.md)",
 	}
 	if p.Fixed {
 		a.Title = "row 12 without the deadlock: the look-up uses the lock that is held"

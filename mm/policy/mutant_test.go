@@ -83,6 +83,8 @@ func TestMutantsCorrupt(t *testing.T) {
 		{"fork_lock_lookup without the lock", "pin_fork", workload.LostRead, 6000, ""},
 		{"dio_page_multiple without the refusal", "dma_thread", workload.LostRead, 1500, workload.Refused},
 		{"kosaki_v3 without the semaphore", "forkscrew", workload.LostRead, 600, ""},
+		{"kosaki_v3 without the count", "forkscrewreverse", workload.LeakToDisk, 600, ""},
+		{"kosaki_v3 without the test when unmapping", "swap_pin", workload.LostRead, 600, ""},
 		{"gup_cow_break without the forced write fault", "forkscrewreverse", workload.LeakToDisk, 1500, ""},
 		{"wp_copy by map count", "forkscrewreverse", workload.LeakToDisk, 1500, ""},
 		{"pin_copy without the copy at fork", "late_dma", workload.LostRead, 600, ""},

@@ -63,7 +63,9 @@ func (p PGGUP) ForkHuge(f *mm.Fork) mm.ForkNext {
 	if f.SrcVMA.Flags.IsCOW() && e.Write() {
 		f.SrcPTE.SetWrprotect(t.C)
 		t.C.Trace.Inc(trace.EmuForkWrprotect)
-		t.C.Fence()
+		if !p.noBarrier {
+			t.C.Fence()
+		}
 		force = pages.TestFlag(t, head, pageGUP) && !p.noCopy
 		e = f.SrcPTE.Load(t.C)
 	}

@@ -41,7 +41,7 @@ func (PinCopy) About() mm.About {
 			"reclaim: a page that may be pinned is not put into the swap cache",
 		},
 		Claims: "both directions of the race for users of FOLL_PIN (drivers)",
-		Open:   "O_DIRECT and vmsplice take plain references; pins of pages whose pte is read-only lose them to a copy; a page with 1,024 plain references is taken for pinned",
+		Open:   "O_DIRECT and vmsplice take plain references; pins of pages whose pte is read-only lose them to a copy; a page with 1,024 plain references is taken for pinned; pinned huge pages are shared (until 5.12)",
 	}
 }
 
@@ -51,13 +51,28 @@ func (p PinCopy) FastEnd(f *mm.Fast) bool { return p.noSeq || p.follPin.FastEnd(
 // FastBegin implements mm.Policy.
 func (p PinCopy) FastBegin(f *mm.Fast) bool { return p.follPin.FastBegin(f) || p.noSeq }
 
+// ForkBegin is copy_page_range's part: until 5.12 it leaves for copy_hugetlb_page_range before
+// it gets to the sequence, and huge pages are shared whether they are pinned or not.
+func (p PinCopy) ForkBegin(f *mm.Fork) {
+	if f.SrcVMA.Flags&mm.VMHugetlb == 0 {
+		p.follPin.ForkBegin(f)
+	}
+}
+
+// ForkEnd implements mm.Policy.
+func (p PinCopy) ForkEnd(f *mm.Fork) {
+	if f.SrcVMA.Flags&mm.VMHugetlb == 0 {
+		p.follPin.ForkEnd(f)
+	}
+}
+
 // ForkPTE is copy_present_pte.
 func (p PinCopy) ForkPTE(f *mm.Fork) mm.ForkNext {
 	pg := f.Src.Sys.NormalPage(f.SrcVMA, f.PTE)
 	if pg != nil && !p.noCopy && needsCopy(f, pg) {
 		return copyPresentPage(f, pg)
 	}
-	return f.CopyOnePTE()
+	return sharePTE(f)
 }
 
 // WP is do_wp_page's decision, 5.9's.

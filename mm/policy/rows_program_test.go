@@ -331,7 +331,7 @@ func TestTwoReaders(t *testing.T) {
 	}
 }
 
-// TestDirectedCOWWalksTheWholeList pins the price of row 14 (671): a store of the first
+// TestDirectedCOWWalksTheWholeList pins the price of row 14 (675): a store of the first
 // owner looks at every process on the list of the anon_vma, though one of them maps the page.
 func TestDirectedCOWWalksTheWholeList(t *testing.T) {
 	points := func(name string, children int, store bool) uint64 {
@@ -374,11 +374,15 @@ func TestDirectedCOWWalksTheWholeList(t *testing.T) {
 // never again; others are not.
 func TestWarnOnce(t *testing.T) {
 	for _, c := range []struct {
-		threaded, pins, fast bool
-		want                 uint64
-	}{{true, true, false, 1}, {true, true, true, 1}, {true, false, false, 0}, {false, true, true, 0}} {
-		m, out := run(t, "warn_once", kernel.Options{}, func(th *kernel.Thread) {
+		threaded, pins, fast, huge bool
+		want                       uint64
+	}{{true, true, false, false, 1}, {true, true, true, false, 1}, {true, true, false, true, 1}, {true, true, true, true, 1},
+		{true, false, false, true, 0}, {false, true, true, false, 0}} {
+		m, out := run(t, "warn_once", kernel.Options{Memory: 4*huge + 4<<20, HugePages: 2}, func(th *kernel.Thread) {
 			a := th.MustMmap(pg)
+			if c.huge {
+				a = th.MustMmapHuge(1, huge, mm.MapPrivate)
+			}
 			th.Store8(a, 1)
 			if c.pins {
 				require.NoError(t, th.UnregisterMemory(register(t, th, a, kernel.RegisterOptions{Write: true, Fast: c.fast})))

@@ -55,7 +55,7 @@ func rowsLeaveOpen() []rowCase {
 		{"dio_range_lock_fixed", "late_dma", "", lost},
 		{"dio_range_lock_fixed", "vmsplice", "side=0", pipe},
 		{"mmap_sem_dio", "dma_thread", "", deadlock},  // a fair lock, taken twice
-		{"mmap_sem_dio_fixed", "forkscrew", "", lost}, // 1016: not asynchronous?
+		{"mmap_sem_dio_fixed", "forkscrew", "", lost}, // 1021: not asynchronous?
 		{"mmap_sem_dio_fixed", "forkscrewreverse", "", disk},
 		{"mmap_sem_dio_fixed", "late_dma", "", lost},
 		{"mmap_sem_dio_fixed", "vmsplice", "side=0", pipe},
@@ -85,7 +85,9 @@ func rowsLeaveOpen() []rowCase {
 		{"fork_lock", "mprotect_pin", "aio=0", wrong},
 		{"ksm_fork", "swap_pin", "fork=1", lost},
 		{"fork_lock_lookup", "readonly_buffer", "", livelock}, // pg_gup's
-		{"kosaki_v3", "vmsplice", "side=1", deadlock},
+		// Row 16: what a program can do itself.
+		{"stock", "user_ways", "way=0", lost},
+		{"stock", "user_ways", "way=4", changed}, // MADV_DONTFORK takes what lies beside the buffer, too
 	}
 }
 
@@ -116,6 +118,7 @@ func rowsHold() []rowCase {
 		{"pg_dontcow", "forkscrew", "", ""}, {"pg_dontcow", "forkscrewreverse", "", ""}, {"pg_dontcow", "late_dma", "fast=1", ""},
 		{"directio_sem", "forkscrew", "", ""}, {"directio_sem", "forkscrewreverse", "", ""}, {"directio_sem", "vmsplice", "side=0", ""},
 		{"dio_range_lock", "forkscrew", "", lost}, {"mmap_sem_dio", "dma_thread", "", lost},
+		{"stock", "user_ways", "way=1", ""}, {"stock", "user_ways", "way=2", ""}, {"stock", "user_ways", "way=3", ""}, {"stock", "user_ways", "huge=1,way=2", ""}, // row 16
 		{"warn_once", "dma_thread", "a=0", ""}, // it is stock; that it warns is TestWarnOnce
 	}
 }

@@ -4,13 +4,16 @@ import (
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/mm/page"
 )
 
 // SentryPinCopy is row 25: gVisor's memory manager as of August 2026 (commit 5032ac926),
 // on this kernel's page tables.
 //
 // Every pin breaks COW first, also one for reading. fork copies what may be pinned: a
-// private page that is not already COW and has more references than its mapping. A bit
+// private page that is not already COW and has more references than its mapping. Whether it is
+// COW (pma.needCOW) is not asked of the pte alone, which mprotect may have made read-only: a page
+// that one pte maps is nobody else's. A bit
 // of the address space that is set by its first pin and never cleared spares everybody
 // else the question. There is no gup-fast: pins are taken under the locks that fork
 // takes.
@@ -48,7 +51,7 @@ func (SentryPinCopy) About() mm.About {
 		Changes: []string{
 			"get_user_pages: faults for writing whatever the pin is for, and marks the address space",
 			"gup-fast: not used",
-			"fork, in a marked address space: a page of a COW mapping whose pte is writable and that has more than one reference is copied for the child; the parent's pte stays as it is",
+			"fork, in a marked address space: a page of a COW mapping that nobody else maps and that has more than one reference is copied for the child; the parent's pte stays as it is",
 		},
 		Claims: "both directions of the race for every user of pins",
 		Open:   "any other reference (a pagevec's, the swap cache's) costs a copy too; gVisor has no swap and no hugetlb, so this row has no answer to either",
@@ -83,14 +86,20 @@ func (SentryPinCopy) FastBegin(*mm.Fast) bool { return false }
 func (p SentryPinCopy) ForkPTE(f *mm.Fork) mm.ForkNext {
 	s := f.Src.PolicyData.(*sentryMM)
 	sys := f.Src.Sys
-	if f.SrcVMA.Flags.IsCOW() && f.PTE.Write() && s.pinned.Load(f.T.C, s.obj) != 0 && !p.noCopy {
+	if f.SrcVMA.Flags.IsCOW() && s.pinned.Load(f.T.C, s.obj) != 0 && !p.noCopy {
 		pg := sys.NormalPage(f.SrcVMA, f.PTE)
-		if pg != nil && pg.Anon() && sys.Pages.Refs(f.T, pg) > 1 {
+		if pg != nil && pg.Anon() && !needCOW(f, pg) && sys.Pages.Refs(f.T, pg) > 1 {
 			f.Page = pg
 			return mm.ForkStop
 		}
 	}
 	return f.CopyOnePTE()
+}
+
+// needCOW is pma.needCOW: a fork has shared the page.
+func needCOW(f *mm.Fork, pg *page.Page) bool {
+	pages := f.Src.Sys.Pages
+	return !f.PTE.Write() && (pages.MapRefs(f.T, pg) > 1 || pages.TestFlag(f.T, pg, page.SwapCache))
 }
 
 // ForkBreak copies with the ptls dropped.

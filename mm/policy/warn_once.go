@@ -5,7 +5,6 @@ import (
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
-	"github.com/cowlab/cowlab/mm/page"
 )
 
 // WarnOnce is row 15: Linus Torvalds' warning, 11 March 2009 (thread line 1154): "if this is
@@ -21,7 +20,7 @@ func (WarnOnce) Name() string { return "warn_once" }
 
 // Hooks implements mm.Policy.
 func (WarnOnce) Hooks() mm.HookSet {
-	return mm.HookMM | mm.HookTaken | mm.HookFastTake | mm.HookForkLock
+	return mm.HookMM | mm.HookGUPVMA | mm.HookFast | mm.HookForkLock
 }
 
 // About implements mm.Explainer.
@@ -45,13 +44,18 @@ type pinHistory struct{ pinned, warned x86.Word32 }
 // MMInit implements mm.Policy.
 func (WarnOnce) MMInit(_ *sched.Task, m *mm.MM) { m.PolicyData = &pinHistory{} }
 
-// Taken is slow get_user_pages.
-func (WarnOnce) Taken(g *mm.GUP, _ *page.Page) { g.MM.PolicyData.(*pinHistory).pinned.Poke(1) }
+// GUPVMA is slow get_user_pages, of huge pages too.
+func (WarnOnce) GUPVMA(g *mm.GUP) mm.GUPNext {
+	if g.Want {
+		g.MM.PolicyData.(*pinHistory).pinned.Poke(1)
+	}
+	return mm.GUPGo
+}
 
-// FastTake is gup-fast.
-func (p WarnOnce) FastTake(f *mm.Fast, ref x86.PTERef, pte x86.PTE, pg *page.Page) bool {
+// FastBegin is gup-fast.
+func (WarnOnce) FastBegin(f *mm.Fast) bool {
 	f.MM.PolicyData.(*pinHistory).pinned.Poke(1)
-	return p.Stock.FastTake(f, ref, pte, pg)
+	return true
 }
 
 // ForkLock is fork.

@@ -7,8 +7,9 @@ import "github.com/cowlab/cowlab/mm"
 // A write fault reuses an anonymous page only if the one reference to it is the pte's.
 // Whatever else there is, a pin, the swap cache, a pagevec, means a copy: nobody
 // who holds the page ever sees a later store. The price is the other error: a page
-// that nobody shares is copied away from under a pin. do_swap_page and hugetlb_cow go
-// by the map count, as they did (until 5.18).
+// that nobody shares is copied away from under a pin. do_swap_page goes by the counts of
+// mappings and entries, as it did (until 5.18). The commit leaves hugetlb_cow alone, which here
+// is 2.6.29's and goes by the references; 5.9's went by the map count.
 type WPCopy struct {
 	mm.Stock
 	byMapCount bool // decides as 2.6.29 does: the deciding line, for mutants

@@ -74,7 +74,7 @@ func holes() []hole {
 		{19, "and they begin a page late: a read is lost", "dio_range_lock", "aio-forward", "", workload.LostRead},
 		{20, "mmap_sem held over direct I/O deadlocks with a writer in the queue", "mmap_sem_dio", "dio-beside-mmap", "", workload.Deadlock},
 		{21, "who pins and forks waits for ever", "fork_lock", "pin-and-fork", "", workload.Deadlock},
-		{21, "and who splices", "kosaki_v3", "vmsplice-before-fork", "", workload.Deadlock},
+		{21, "and who splices", "fork_lock", "vmsplice-before-fork", "", workload.Deadlock},
 		{22, "COW for the first owner: the device of the other reads what he stores later", "directed_cow", "both-pin-read", "", workload.WrongCopy},
 		{22, "and the child's memory changes under it", "directed_cow", "child-changed", "", workload.ChildChanged},
 		{23, "a pinned page that reclaim has unmapped is past fork's reach", "pg_gup", "swap-before-fork", "", workload.LostRead},

@@ -33,7 +33,7 @@ const (
 	pgGUPCopies = "pg_gup pg_gup_v1 pinned_ptes_before pinned_ptes_after fork_lock_lookup" // copy_one_pte and fork_pre_cow
 	pgGUPForces = "pg_gup fork_lock_lookup"                                                // follow_page
 	writable    = pgGUPCopies + " ksm_fork sentry_pin_copy"                                // fork looks at writable ptes
-	counting    = "pinned_ptes_before pinned_ptes_after fork_lock wp_page_count wp_page_count_reuse pin_referenced wp_page_count_noswap wp_page_count_noswap_fixed wp_copy pin_copy"
+	counting    = "pinned_ptes_before pinned_ptes_after fork_lock wp_page_count wp_page_count_reuse pin_referenced wp_page_count_noswap wp_page_count_noswap_fixed wp_copy pin_copy kosaki_v3"
 )
 
 // emptyPool is how finding 5 ends with no huge page left.
@@ -60,7 +60,7 @@ func holes() []hole {
 		{30, writable, "lost-read", [][]string{readOnly(), {"fork"}, pinners()}, []deed{forkSharesRO}},
 		{30, writable, "leak-to-", [][]string{readOnly(), {"fork"}, pinners()}, []deed{forkSharesRO}},
 		{17, counting, "lost-read", [][]string{{"mprotect r"}, pinners()}, []deed{cowCopies}},
-		{18, "pinned_ptes_before", "lost-read", [][]string{reclaim(), pinners()}, []deed{reclaimUnmaps}},
+		{18, "pinned_ptes_before kosaki_v3", "lost-read", [][]string{reclaim(), pinners()}, []deed{reclaimUnmaps}},
 		{40, "pinned_ptes_before pinned_ptes_after", "leak-to-", [][]string{reclaim(), {"fork"}, readers()}, []deed{swapInTakes}},
 		{40, "wp_page_count_noswap_fixed", "leak-to-disk", [][]string{reclaim(), {"fork"}, {"disk write"}}, []deed{swapInTakes}},
 		{31, "gup_cow_break mapcount_unshare", "leak-to-", [][]string{{"fork"}, {"disk write", "pin read", "vmsplice"}}, []deed{cowTakes, swapInTakes}},
@@ -76,7 +76,6 @@ func holes() []hole {
 		{19, "dio_range_lock_fixed", "livelock", [][]string{{"disk read", "disk write"}, {"fork"}}, nil},
 		{20, "mmap_sem_dio", "deadlock", [][]string{{"disk read", "disk write"}}, nil},
 		{21, "fork_lock", "deadlock", [][]string{{"fork"}, {"pin read", "pin write", "vmsplice"}}, nil},
-		{21, "kosaki_v3", "deadlock", [][]string{{"fork"}, {"vmsplice"}}, nil},
 		{22, "directed_cow one_read_pin", "child-changed", [][]string{{"fork"}}, nil},
 		{22, "directed_cow one_read_pin", "leak-to-", [][]string{{"fork"}}, nil},
 		{22, "directed_cow one_read_pin", "stale-write", [][]string{{"fork"}, {"disk read", "pin write"}}, nil},
