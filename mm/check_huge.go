@@ -149,8 +149,8 @@ func (s *System) promises(h *hstate) (files, private int64) {
 
 // hugeCOWStale reports whether a translation is one that 2.6.29 itself leaves behind: that of
 // a huge page for reading, after hugetlb_cow has mapped another one without a flush
-// (huge_ptep_clear_flush is empty on x86).
+// (huge_ptep_clear_flush is empty on x86); or one that ClearBadHuge has left.
 func (s *System) hugeCOWStale(m *MM, t *x86.TLBEntryInfo, leaf x86.PTE) bool {
 	v := m.lookupVMA(t.VA)
-	return v != nil && v.Start <= t.VA && v.Flags&VMHugetlb != 0 && !t.Writable && leaf.Huge()
+	return v != nil && v.Start <= t.VA && v.Flags&VMHugetlb != 0 && (m.badCleared || !t.Writable && leaf.Huge())
 }

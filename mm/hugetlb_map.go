@@ -189,6 +189,34 @@ func (s *System) unmapHugepages(t *sched.Task, v *VMA, start, end uint64, only *
 	t.C.Trace.Event(trace.EvZap, t.C.Now(), start, uint64(len(gone)), 0)
 }
 
+// ClearBadHuge does to the entries of v, which is of huge pages, what a walk over page tables
+// does that does not expect any: pmd_none_or_clear_bad, pud_none_or_clear_bad of Linux
+// 2.6.29. An entry with PSE is no pointer to a table, so it is reported and emptied. Nobody
+// flushes, and the page keeps the reference, which is nobody's from then on. For a policy.
+//
+// Preconditions:
+//   - mmap_sem is held for writing
+func (v *VMA) ClearBadHuge(t *sched.Task) {
+	m, h, pm := v.MM, v.hstate(), v.MM.Sys.Pages
+	for addr := v.Start; addr < v.End; addr += h.size {
+		ref, ok := m.hugePTEOffset(t.C, addr, h)
+		if !ok {
+			continue
+		}
+		e := ref.Load(t.C)
+		if e.None() {
+			continue
+		}
+		t.Warn("bad pmd %v at %#x", e, addr)
+		ref.Set(t.C, 0)
+		TracePTE(t, addr, e, 0)
+		m.badCleared = true
+		p := pm.Page(e.PFN())
+		m.Sys.hugeUnmapped(t, p)
+		pm.Relabel(t, p, page.RefMap, page.RefTemp, 1)
+	}
+}
+
 // hugetlbChangeProtection gives the entries of [start, end) v's protection, and then
 // flushes. Linux 2.6.29 mm/hugetlb.c:hugetlb_change_protection. A private page becomes
 // read-only whatever the permission, so the next store asks who refers to it.

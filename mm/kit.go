@@ -124,6 +124,18 @@ func (s *System) MapSwapCount(t *sched.Task, p *page.Page) int {
 	return n
 }
 
+// InvalidateRangeStart tells the address space's notifiers that ptes of [start, end) are
+// about to change (mmu_notifier_invalidate_range_start), InvalidateRangeEnd that they have.
+// No spinlock is held.
+func (m *MM) InvalidateRangeStart(t *sched.Task, start, end uint64) {
+	m.mmuNotifierInvalidateRangeStart(t, start, end)
+}
+
+// InvalidateRangeEnd is the end of InvalidateRangeStart.
+func (m *MM) InvalidateRangeEnd(t *sched.Task, start, end uint64) {
+	m.mmuNotifierInvalidateRangeEnd(t, start, end)
+}
+
 // CurrentFault returns the page fault that the task is in, the innermost one; nil if
 // there is none. Hooks that are not given the fault, such as AnonNew, learn from it where
 // they are called from: f.Orig is none, an entry of swap, or present in do_wp_page.

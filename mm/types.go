@@ -152,6 +152,9 @@ type MM struct {
 	// flushPending counts operations that have taken permissions away and not
 	// flushed every TLB yet: for invariants. Atomic, without points.
 	flushPending x86.Word32
+	// badCleared says that entries of huge pages were emptied without a flush (ClearBadHuge):
+	// for invariants. Protected by MmapSem (write).
+	badCleared bool
 
 	// AnonRSS and FileRSS count mapped pages. Atomic, without points: a
 	// statistic that orders nothing.

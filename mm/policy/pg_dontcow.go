@@ -150,7 +150,7 @@ func (PGDontCOW) ForkBreak(f *mm.Fork) mm.ForkNext {
 		pages.Put(t, old)
 		return mm.ForkAgain
 	}
-	sys.PtepClearFlush(t, f.DstVMA, f.Addr, f.DstPTE)
+	sys.PtepClearFlushNotify(t, f.DstVMA, f.Addr, f.DstPTE)
 	f.SetChildPage(fresh)
 	f.DropMapping(old)
 	pages.Put(t, old)

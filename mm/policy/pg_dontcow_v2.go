@@ -102,6 +102,9 @@ func (p PGDontCOWV2) ForkBreak(f *mm.Fork) mm.ForkNext {
 	pages := sys.Pages
 	f.Unlock()
 	t.CondResched()
+	if !v.Flags.IsCOW() {
+		t.Oops("pg_dontcow_v2: decow_page_range of %#x, which is no COW mapping", f.Addr)
+	}
 	f.DstPTL.Lock(t)
 	pte := f.DstPTE.Load(t.C)
 	var old *page.Page
@@ -131,7 +134,7 @@ func (p PGDontCOWV2) ForkBreak(f *mm.Fork) mm.ForkNext {
 	if f.DstPTE.Load(t.C) != pte {
 		t.Oops("pg_dontcow_v2: decow_one_pte: the child's pte at %#x has changed", f.Addr)
 	}
-	sys.PtepClearFlush(t, v, f.Addr, f.DstPTE)
+	sys.PtepClearFlushNotify(t, v, f.Addr, f.DstPTE)
 	f.SetChildPage(fresh)
 	f.Anon-- // the child's count has the old page already
 	sys.PageRemoveRmap(t, old)

@@ -31,9 +31,14 @@ func (PGGUP) FollowHuge(g *mm.GUP, _ x86.PTE, head *page.Page) mm.FollowNext {
 }
 
 // FastHuge is gup_huge_pmd's and gup_huge_pud's part. The mask holds RW whatever was asked
-// for. Each small page is a get_page, a barrier and another look at the entry.
+// for.
 func (p PGGUP) FastHuge(f *mm.Fast, ref x86.PTERef, pte x86.PTE, head *page.Page, n int) int {
-	const mask = x86.PtePresent | x86.PteUser | x86.PteRW
+	return p.takeHuge(f, ref, pte, head, n, x86.PtePresent|x86.PteUser|x86.PteRW)
+}
+
+// takeHuge is the loop: each small page is a get_page, a barrier and another look at the
+// entry.
+func (p PGGUP) takeHuge(f *mm.Fast, ref x86.PTERef, pte x86.PTE, head *page.Page, n int, mask x86.PTE) int {
 	if pte&mask != mask {
 		return 0
 	}

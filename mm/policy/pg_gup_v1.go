@@ -16,6 +16,9 @@ import (
 // page as it is, shared and read-only included: gup-fast compares the pte with the
 // caller's own mask, which for a read does not hold RW. So only who writes to pinned
 // memory is protected.
+//
+// So it is with huge pages, which were "fixed too" (3490): row 2 says of its "always assume
+// write=1" for them that it is for the reverse race (3556), so here the caller's wish counts.
 type PGGUPV1 struct{ PGGUP }
 
 // Name implements mm.Policy.
@@ -31,7 +34,7 @@ func (PGGUPV1) About() mm.About {
 		Who: "Andrea Arcangeli", When: "before 11 March 2009", Lines: "590-612, 3533-3580",
 		Changes: []string{
 			"fork: as row 2: write-protect, barrier, test PG_gup and page_count against mapcount; copy for the child if pinned",
-			"get_user_pages: sets PG_gup under the ptl; a read pin takes a shared page as it is",
+			"get_user_pages: sets PG_gup under the ptl; a read pin takes a shared page as it is, a huge one too",
 			"gup-fast: get_page, set PG_gup, barrier, read the pte again and compare with the caller's mask: RW only for a write",
 		},
 		Claims: "the forward race, for all users of get_user_pages that write to memory",
@@ -64,4 +67,12 @@ func (PGGUPV1) Follow(g *mm.GUP, _ x86.PTE, pg *page.Page) mm.FollowNext {
 		pages.SetFlag(g.T, pg, pageGUP)
 	}
 	return mm.FollowTake
+}
+
+// GUPVMA leaves follow_hugetlb_page its parameter write.
+func (PGGUPV1) GUPVMA(*mm.GUP) mm.GUPNext { return mm.GUPGo }
+
+// FastHuge is row 2's, with the caller's mask.
+func (p PGGUPV1) FastHuge(f *mm.Fast, ref x86.PTERef, pte x86.PTE, head *page.Page, n int) int {
+	return p.takeHuge(f, ref, pte, head, n, f.Mask)
 }

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -101,6 +102,36 @@ func TestDecowLeaks(t *testing.T) {
 		require.NoError(t, out.Err(), name)
 		assert.Len(t, m.Leaks(), want, name)
 	}
+}
+
+// TestVMDontCOWTellsNotifiers: row 3's conversion brackets the VMA and tells of each page that
+// it replaces (decow_page_range, ptep_clear_flush_notify), in the child too, where nobody
+// listens.
+func TestVMDontCOWTellsNotifiers(t *testing.T) {
+	_, out := run(t, "vm_dontcow_fixed", kernel.Options{}, func(th *kernel.Thread) {
+		a := th.MustMmap(3 * pg)
+		th.Fill(a, 2*pg, 1)
+		pid, err := th.Fork(func(*kernel.Thread) {})
+		require.NoError(t, err)
+		th.Store8(a, 2) // page 1 stays read-only
+		var told []string
+		n := &mm.MMUNotifier{
+			InvalidateRangeStart: func(_ *sched.Task, _ *mm.MM, start, end uint64) {
+				told = append(told, fmt.Sprint("start ", (start-a)/pg, " ", (end-a)/pg))
+			},
+			InvalidateRangeEnd: func(*sched.Task, *mm.MM, uint64, uint64) { told = append(told, "end") },
+			InvalidatePage: func(_ *sched.Task, _ *mm.MM, addr uint64) {
+				told = append(told, fmt.Sprint("page ", (addr-a)/pg))
+			},
+		}
+		require.NoError(t, mm.MMUNotifierRegister(th.Task(), th.MM(), n))
+		r := register(t, th, a, kernel.RegisterOptions{Write: true})
+		assert.Equal(t, []string{"start 0 3", "page 1", "end"}, told)
+		mm.MMUNotifierUnregister(th.Task(), th.MM(), n)
+		require.NoError(t, th.UnregisterMemory(r))
+		_, _, _ = th.Wait(pid)
+	})
+	require.NoError(t, out.Err())
 }
 
 // TestVMDontCOWAssertion: a page that appears in a VMA that was converted is marked; once

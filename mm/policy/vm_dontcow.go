@@ -23,10 +23,14 @@ import (
 // page that is copied leaves one reference of the old page behind, which is then never
 // freed. Fixed puts it, and is row vm_dontcow_fixed.
 //
+// A hugetlb VMA is converted too, and that takes its pages out: pmd_none_or_clear_bad takes
+// the entry of a huge page for a bad one and clears it, without a flush and without putting
+// the page. The pin gets a new one, of zeroes. gup-fast, which the patch does not touch for
+// huge pages, hands out what is there, so that it needs a pin that goes the slow way.
+//
 // Left out: copy_page_range's WARN_ON for a copy that failed; make_vma_nocow's mutex, one for the machine, which only orders conversions of
-// different address spaces; and what the conversion does to a hugetlb VMA, for which it
-// runs too (pmd_none_or_clear_bad takes the entry of a huge page for a bad one and clears
-// it).
+// different address spaces. And do_swap_page marks the page before it locks it, here as it
+// maps it: a fault that comes too late does not mark.
 type VMDontCOW struct {
 	mm.Stock
 	// Amended has the corrections that Nick Piggin made in his answer (2003, 2043): the
@@ -76,7 +80,7 @@ func (p VMDontCOW) About() mm.About {
 			"swap-in: marks the page",
 		},
 		Claims: "both directions of the race, for all users of get_user_pages that do not say they are internal; small pages",
-		Open:   "fork copies the whole VMA (2136); the child's copy is not one instant (1923); pages that were writable when the VMA was converted never get gup-fast; each copied page leaks a reference, and a marked page that was swapped out shared, or mprotected, meets the assertion (docs/findings.md)",
+		Open:   "fork copies the whole VMA (2136); the child's copy is not one instant (1923); pages that were writable when the VMA was converted never get gup-fast; a slow pin takes a private mapping of huge pages its pages away; each copied page leaks a reference, and a marked page that was swapped out shared, or mprotected, meets the assertion (docs/findings.md)",
 	}
 	switch {
 	case p.Amended:
@@ -114,10 +118,6 @@ func (p VMDontCOW) GUPVMA(g *mm.GUP) mm.GUPNext {
 
 // makeVMANoCOW is make_vma_nocow. mmap_sem is held for writing.
 func (p VMDontCOW) makeVMANoCOW(t *sched.Task, v *mm.VMA) bool {
-	if v.Flags&mm.VMHugetlb != 0 {
-		v.Flags |= vmDontCOW
-		return true
-	}
 	if !p.decowPageRange(t, v) {
 		return false
 	}
@@ -125,24 +125,50 @@ func (p VMDontCOW) makeVMANoCOW(t *sched.Task, v *mm.VMA) bool {
 	return true
 }
 
-// decowPageRange is decow_page_range and decow_pte_range: the entries of v one after the
-// other, under the lock of their table, which it lets go of now and then. False means
-// that there is no memory.
+// decowPageRange is decow_page_range: what the VMA maps, between two notifications. False
+// means that there is no memory.
+//
+// A VMA of huge pages comes here too, as a pin meets this code before the branch for
+// hugetlb: its entries are taken for bad ones and cleared (decow_hugetlb_page_range is a
+// comment in the patch).
 func (p VMDontCOW) decowPageRange(t *sched.Task, v *mm.VMA) bool {
+	v.MM.InvalidateRangeStart(t, v.Start, v.End)
+	ok := true
+	if v.Flags&mm.VMHugetlb != 0 {
+		v.ClearBadHuge(t)
+	} else {
+		ok = p.decowPTERange(t, v)
+	}
+	v.MM.InvalidateRangeEnd(t, v.Start, v.End)
+	return ok
+}
+
+// decowPTERange is decow_pte_range for table after table: the entries one after the other, under the
+// lock of their table, which it lets go of now and then.
+func (p VMDontCOW) decowPTERange(t *sched.Task, v *mm.VMA) bool {
 	for addr := v.Start; addr < v.End; {
 		next := min(addr&x86.PMDMask+x86.PMDSize, v.End)
-		for addr < next {
+		for progress := 0; addr < next; {
 			ref, ptl, ok := v.MM.LockPTE(t, addr)
 			if !ok {
 				addr = next
 				break
 			}
 			err := error(nil)
-			for progress := 0; addr < next && (progress < 32 || !t.NeedResched()); progress += 8 {
+			for addr < next {
+				if progress >= 32 {
+					progress = 0
+					if t.NeedResched() || t.M.Preempt() == sched.PreemptFull && ptl.Contended() {
+						break
+					}
+				}
 				if ref.Load(t.C).None() {
-					progress -= 7
-				} else if err = p.decowOnePTE(t, v, addr, ref, ptl); err != nil {
-					break
+					progress++
+				} else {
+					if err = p.decowOnePTE(t, v, addr, ref, ptl); err != nil {
+						break
+					}
+					progress += 8
 				}
 				addr += x86.PageSize
 				ref = ref.Next(ref.Obj + 1)
@@ -194,7 +220,7 @@ func (p VMDontCOW) decowOnePTE(t *sched.Task, v *mm.VMA, addr uint64, ref x86.PT
 		return unix.EAGAIN
 	}
 	entry := mm.MaybeMkWrite(s.MkPTE(fresh, v).MkDirty(), v)
-	s.PtepClearFlush(t, v, addr, ref)
+	s.PtepClearFlushNotify(t, v, addr, ref)
 	pages.Relabel(t, fresh, page.RefTemp, page.RefMap, 1)
 	s.PageAddNewAnonRmap(t, fresh, v, addr)
 	ref.Set(t.C, entry)
@@ -248,7 +274,7 @@ func (p VMDontCOW) ForkPTE(f *mm.Fork) mm.ForkNext {
 // ForkVMA is the end of copy_page_range: the child's VMA, which has inherited the flag, is
 // un-COWed.
 func (p VMDontCOW) ForkVMA(f *mm.Fork) error {
-	if f.SrcVMA.Flags&vmDontCOW != 0 && f.SrcVMA.Flags&mm.VMHugetlb == 0 && !p.noDecow && !p.decowPageRange(f.T, f.DstVMA) {
+	if f.SrcVMA.Flags&vmDontCOW != 0 && !p.noDecow && !p.decowPageRange(f.T, f.DstVMA) {
 		return unix.ENOMEM
 	}
 	return nil

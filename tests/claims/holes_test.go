@@ -139,7 +139,7 @@ func (h hole) draw(t *testing.T, l *Lab, w *explore.Witness) string {
 			case x86.ClassPage:
 				return !slices.Contains([]string{"flush_mmu", "mmdrop", "schedule"}, s.Func)
 			case x86.ClassFrame:
-				return !slices.Contains([]string{"make_table", "new_mm"}, s.Func) && (s.Func != "copy_huge_page" || s.Bytes != nil)
+				return !slices.Contains([]string{"make_table", "new_mm"}, s.Func) && (s.Func != "copy_huge_page" && s.Func != "clear_huge_page" || s.Bytes != nil)
 			}
 			return s.ObjID.Class() == x86.ClassLock && h.verdict == workload.Deadlock
 		}

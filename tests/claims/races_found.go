@@ -94,6 +94,7 @@ func holes() []hole {
 		{40, "a store brings a page back from swap while the child has it pinned", "pinned_ptes_after", "swap-in-pinned", "", workload.LeakToChild},
 		{40, "the same the other way round", "pinned_ptes_before", "swap-in-spliced", "", workload.LeakToChild},
 		{41, "a pin for reading ends the sharing of a huge page", "pg_gup", "shared-huge-pin", "", workload.WrongCopy},
+		{45, "a pin takes a private mapping of huge pages its pages away", "vm_dontcow", "huge-vma-pin", "", workload.Bug},
 	}
 }
 

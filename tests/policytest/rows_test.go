@@ -19,6 +19,7 @@ var (
 	half = Known{"no_memory", "decow_one_pte", "bug", "finding 37: a fork that fails leaves a marked page shared with the child being torn down"}
 	took = Known{"races", "mprotect_pin", "wrong-copy", "finding 17: a store after mprotect copies a pinned page away"}
 	huge = Known{"races", "mprotect_pin huge", "wrong-copy", "finding 5: hugetlb_cow asks the references, so that a store after mprotect copies a pinned page away"}
+	pool = Known{"races", "huge=1", "pool of 2048 KiB pages", "finding 45: a slow pin takes a private mapping of huge pages its pages away"}
 	leak = Known{"races", "late_dma", "leak-to-disk", "as for a driver's pin the other way round"}
 	dead = Known{"races", "vmsplice", "deadlock", "finding 21: fork waits for a pipe that the child is to read"}
 	seen = Known{"races", "forkscrew", "child-changed", "fork shares what a device writes to until somebody stores"}
@@ -30,10 +31,10 @@ var rowsKnow = map[string][]Known{
 	"pg_gup":    {loop, lame, huge},
 	"vm_dontcow": {
 		once, {"races", "swap_pin", "VM_BUG_ON", "finding 15: a marked page does enter do_wp_page"},
-		{"invariants", "swap_pin", "VM_BUG_ON", "the same"},
+		{"invariants", "swap_pin", "VM_BUG_ON", "the same"}, pool,
 	},
-	"vm_dontcow_fixed":   {{"races", "swap_pin", "VM_BUG_ON", "finding 15"}, {"invariants", "swap_pin", "VM_BUG_ON", "the same"}},
-	"vm_dontcow_amended": {once},
+	"vm_dontcow_fixed":   {{"races", "swap_pin", "VM_BUG_ON", "finding 15"}, {"invariants", "swap_pin", "VM_BUG_ON", "the same"}, pool},
+	"vm_dontcow_amended": {once, pool},
 	"pg_dontcow_v2":      {once, foll, {"races", "ptrace_peek", "VM_BUG_ON", "finding 13: a debugger's look marks a shared page"}},
 	"pg_dontcow":         {foll, half},
 	"wp_page_count":      {took}, "wp_page_count_reuse": {took}, "pin_referenced": {took},
