@@ -29,6 +29,10 @@ type ExhaustOptions struct {
 	Cut bool
 	// Workers is how many machines run at once; zero means GOMAXPROCS.
 	Workers int
+	// Enough, if not nil, is asked now and then, and whenever all schedules with so many
+	// preemptions have been run, whether what there is is enough. Then the search ends there.
+	// When it is asked does not depend on the number of workers.
+	Enough func(*Exhausted) bool
 	// Progress, if not nil, is called now and then from the goroutine of Exhaust.
 	Progress func(Covered)
 }
@@ -57,6 +61,13 @@ type Exhausted struct {
 	Classes uint64
 	// Complete is set when every schedule within the bound has been run.
 	Complete bool
+	// Through is the number of preemptions up to which every schedule has been run, and Within
+	// how many schedules these are: -1 and 0 if there is one without preemptions that has not.
+	Through int
+	Within  uint64
+	// Left is how many schedules are known that have not been run, which is less than
+	// there are; zero if Complete.
+	Left uint64
 }
 
 // Exhaust runs every schedule of a target with at most so many preemptions, each once,
@@ -73,7 +84,7 @@ func Exhaust(ctx context.Context, t Target, o ExhaustOptions) (*Exhausted, error
 	if o.Workers == 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
-	r := &Exhausted{Report: *newReport(&t, &Options{}), Preemptions: o.Preemptions}
+	r := &Exhausted{Report: *newReport(&t, &Options{}), Preemptions: o.Preemptions, Through: -1}
 	// waves[k] are the schedules known so far that have k preemptions.
 	waves := make([][]plan, o.Preemptions+1)
 	waves[0] = []plan{{weight: 1}}
@@ -89,6 +100,7 @@ func Exhaust(ctx context.Context, t Target, o ExhaustOptions) (*Exhausted, error
 				res := &results[i]
 				if !res.ran || o.Schedules != 0 && r.Schedules == o.Schedules {
 					r.Interrupted = ctx.Err() != nil
+					r.Left = planned(waves) + uint64(n-i)
 					r.finish(0)
 					return r, nil
 				}
@@ -114,25 +126,34 @@ func Exhaust(ctx context.Context, t Target, o ExhaustOptions) (*Exhausted, error
 					}
 				}
 			}
-			var left uint64
-			for _, w := range waves {
-				left += uint64(len(w))
+			r.Left = planned(waves)
+			if len(waves[k]) == 0 {
+				r.Through, r.Within = k, r.Schedules
 			}
 			if o.Progress != nil {
-				if left == 0 {
+				if r.Left == 0 {
 					cover.keep(cover.claim())
 				}
-				o.Progress(Covered{Done: r.Schedules, Left: left, Share: cover.share()})
+				o.Progress(Covered{Done: r.Schedules, Left: r.Left, Share: cover.share()})
 			}
-			if o.GiveUp && o.Schedules != 0 && r.Schedules+left > o.Schedules {
+			giveUp := o.GiveUp && o.Schedules != 0 && r.Schedules+r.Left > o.Schedules
+			if r.Left > 0 && (giveUp || o.Enough != nil && o.Enough(r)) {
 				r.finish(0)
 				return r, nil
 			}
 		}
 	}
-	r.Complete = true
+	r.Through, r.Within, r.Complete = o.Preemptions, r.Schedules, true
 	r.finish(0)
 	return r, nil
+}
+
+// planned is how many schedules are planned.
+func planned(waves [][]plan) (n uint64) {
+	for _, w := range waves {
+		n += uint64(len(w))
+	}
+	return n
 }
 
 // waveSize is how many schedules are run before their branches are looked at.

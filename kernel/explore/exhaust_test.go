@@ -82,6 +82,42 @@ func TestExhaustBounds(t *testing.T) {
 	assert.ErrorContains(t, err, "Preemptions")
 }
 
+// TestExhaustSaysHowFarItCame: how many preemptions all schedules have been run for, and how many of
+// the others are known, wherever the bound of schedules falls; and it ends between two numbers of
+// preemptions if what there is is enough.
+func TestExhaustSaysHowFarItCame(t *testing.T) {
+	y := newToys()
+	target := y.counter(2, 0, false)
+	var within [3]uint64
+	for k := range within {
+		r := exhaust(t, target, explore.ExhaustOptions{Preemptions: k})
+		assert.Equal(t, k, r.Through)
+		assert.Equal(t, r.Schedules, r.Within)
+		assert.Zero(t, r.Left)
+		within[k] = r.Schedules
+	}
+	for _, c := range []struct {
+		bound   uint64
+		through int
+	}{{within[0] - 1, -1}, {within[0], 0}, {within[1] - 1, 0}, {within[1], 1}, {within[2] - 1, 1}, {within[2], 2}} {
+		r := exhaust(t, target, explore.ExhaustOptions{Preemptions: 2, Schedules: c.bound})
+		assert.Equal(t, c.bound, r.Schedules)
+		assert.Equal(t, c.through, r.Through, "%d schedules", c.bound)
+		assert.Equal(t, c.through == 2, r.Complete, "%d schedules", c.bound)
+		assert.Equal(t, c.through == 2, r.Left == 0, "%d schedules", c.bound)
+		if c.through >= 0 {
+			assert.Equal(t, within[c.through], r.Within, "%d schedules", c.bound)
+		}
+	}
+	for _, workers := range []int{1, 3} {
+		r := exhaust(t, target, explore.ExhaustOptions{Preemptions: 2, Workers: workers, Enough: func(r *explore.Exhausted) bool { return r.Through == 1 }})
+		assert.False(t, r.Complete)
+		assert.Equal(t, within[1], r.Schedules)
+	}
+	all := exhaust(t, target, explore.ExhaustOptions{Preemptions: 2, Enough: func(r *explore.Exhausted) bool { return r.Through == 2 }})
+	assert.True(t, all.Complete, "what is through is not cut")
+}
+
 // TestExhaustGivesUp: where the schedules are too many it takes the few without preemptions to
 // know it, and where they are just enough it gives nothing up. Workers have no say.
 func TestExhaustGivesUp(t *testing.T) {

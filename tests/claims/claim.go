@@ -94,8 +94,12 @@ type Options struct {
 	Policies []mm.Policy
 	// Schedules bounds each search; zero means DefaultSchedules.
 	Schedules uint64
-	// Deep searches every schedule with at most two preemptions instead.
+	// Deep goes on where a sample has not answered what is asked, with every schedule that has at
+	// most two preemptions; at most one, where a claim asks all policies the same.
 	Deep bool
+	// Limit ends each search of all schedules after so many with Deep: the evidence then says that it
+	// did not end, and what is left. Zero means DefaultLimit.
+	Limit uint64
 	// Seed numbers the searches; zero means 1.
 	Seed uint64
 	// Workers is how many host threads search; zero means one for each core.
@@ -104,6 +108,9 @@ type Options struct {
 
 // DefaultSchedules is the bound of a search that does not say.
 const DefaultSchedules = 600
+
+// DefaultLimit is how many schedules a search of all takes that does not say.
+const DefaultLimit = 250_000
 
 // Settled is a claim with its result.
 type Settled struct {
@@ -144,7 +151,7 @@ func Run(ctx context.Context, cs []Claim, o Options, progress func(id string, do
 
 // settle runs one claim. What makes an experiment impossible is a panic of the lab.
 func settle(l *Lab, c Claim) (s Settled) {
-	s = Settled{Claim: c, ID: c.ID, Who: c.Who, Lines: c.Lines, Says: c.Says, Ran: c.Ran, Bound: l.bound()}
+	s = Settled{Claim: c, ID: c.ID, Who: c.Who, Lines: c.Lines, Says: c.Says, Ran: c.Ran}
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
@@ -154,10 +161,9 @@ func settle(l *Lab, c Claim) (s Settled) {
 			panic(r)
 		}
 	}()
-	l.searched = false
-	if s.Result = c.Settle(l); !l.searched {
-		s.Bound = "counted in the timed regime"
-	}
+	l.made = nil
+	s.Result = c.Settle(l)
+	s.Bound = bounds(l.made, &l.o)
 	if s.Verdict == NotFound {
 		s.On = strings.TrimSuffix("in "+s.Bound+"; "+s.On, "; ")
 	}

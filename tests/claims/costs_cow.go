@@ -169,7 +169,7 @@ func (l *Lab) peekCopies() Result {
 	}
 	r := Result{Verdict: If(by["pg_dontcow"] > 0, by["stock"] == 0), Evidence: copiers(of)}
 	if r.Verdict == Confirmed && by["pg_dontcow_v2"] == 0 {
-		r.On = fmt.Sprintf("the version: the second knew internal users and made none; pg_gup makes %d", by["pg_gup"])
+		r.On = fmt.Sprintf("so does pg_gup, %d; the patch's second version knew who only looks, and copied nothing", by["pg_gup"])
 	}
 	return r
 }

@@ -70,7 +70,15 @@ func (l *Lab) lockLine() Result {
 	}
 	v := verdicts[1] // the claim is about many threads
 	if v == Confirmed {
-		on = fmt.Sprintf("by more than 5%% of a read whose device takes no time; with one thread that is %s", verdicts[0])
+		on = "by more than 5% of a read whose device takes no time, with 16 threads"
+		switch verdicts[0] {
+		case Confirmed:
+			on += ", and with one"
+		case Refuted:
+			on += "; with one it does not"
+		default:
+			on += "; with one it is about that, which the cost model cannot tell"
+		}
 	}
 	return Result{Verdict: v, On: on, Evidence: evidence}
 }

@@ -152,7 +152,9 @@ func TestSampleRefutesNothing(t *testing.T) {
 	assert.Equal(t, Confirmed, Settle(sample.Never()))
 	assert.Equal(t, Refuted, Settle(sample.ShowsAny(), Fact(false)))
 	all := l.AskAll(workload.LostRead, "pg_gup", "swapout-plain")
-	assert.Contains(t, all.bound, "all ")
+	assert.True(t, all.exhaustive())
+	assert.Contains(t, all.bound(), "all ")
+	assert.False(t, sample.exhaustive())
 	assert.Equal(t, Refuted, Settle(all.Shows(workload.LostRead)))
 	assert.Equal(t, NotFound, Settle(Exists(false, all, sample)))
 	assert.Equal(t, NotFound, Settle(Exists(false)))
@@ -187,7 +189,7 @@ func TestExperimentThatCannotBeMade(t *testing.T) {
 func TestBrokenProgramIsNoVerdict(t *testing.T) {
 	claim := Claim{ID: "C999", Settle: func(l *Lab) Result {
 		e := experiment{name: "broken", run: func(_ *kernel.Thread, p *play) { p.must(unix.EIO, "read") }}
-		return Result{Verdict: If(l.Explore(*e.program(l.Policy("stock"), l.hosts)).Safe())}
+		return Result{Verdict: If(l.Explore(anything, e.program(l.Policy("stock"), l.hosts)).Safe())}
 	}}
 	out, err := Run(t.Context(), []Claim{claim}, Options{Schedules: 2}, nil)
 	require.NoError(t, err)

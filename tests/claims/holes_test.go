@@ -84,8 +84,8 @@ func TestHolesAreDrawn(t *testing.T) {
 		}
 		drawn[file] = true
 		r := l.find(h)
-		w := r.report.Witness(string(h.verdict))
-		if !assert.NotNil(t, w, "%d. %s: no %s in %s", h.number, r.Name(), h.verdict, r.bound) {
+		w := r.witness(h.verdict)
+		if !assert.NotNil(t, w, "%d. %s: no %s in %s", h.number, r.Name(), h.verdict, r.bound()) {
 			continue
 		}
 		got := h.draw(t, l, w)
@@ -110,7 +110,7 @@ func (h hole) draw(t *testing.T, l *Lab, w *explore.Witness) string {
 	t.Helper()
 	plain, err := target(h.program, l.Policy(h.policy), l.hosts)
 	require.NoError(t, err)
-	tgt := judged(*plain, h.verdict)
+	tgt := *judged(*plain, h.verdict)
 	says, runs, capture := said(w.Detail), 60, matrix.CaptureOptions()
 	capture.Snapshot = nil
 	if h.verdict == workload.Livelock {

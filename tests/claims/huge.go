@@ -21,9 +21,10 @@ func huges() []Claim {
 }
 
 func settleC38(l *Lab) Result {
-	small := l.Search("stock", "forkscrewreverse", "")
-	reverse := l.Search("stock", "forkscrewreverse", "huge=1")
-	child, parent := l.Search("stock", "vmsplice", "huge=1"), l.Search("stock", "vmsplice", "huge=1,side=1")
+	small := l.Search(workload.LeakToDisk, "stock", "forkscrewreverse", "")
+	reverse := l.Search(workload.LeakToDisk, "stock", "forkscrewreverse", "huge=1")
+	child := l.Search(workload.LeakToChild, "stock", "vmsplice", "huge=1")
+	parent := l.Search(workload.LeakToChild, "stock", "vmsplice", "huge=1,side=1")
 	empty := l.Ask(workload.LeakToDisk, "stock", "claim-c38-empty")
 	leaks := reverse.Found(workload.LeakToDisk) || empty.Found(workload.LeakToDisk) ||
 		child.Found(workload.LeakToChild) || parent.Found(workload.LeakToChild)

@@ -3,18 +3,13 @@ package claims
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel"
-	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/policy"
-	"github.com/cowlab/cowlab/tests/matrix"
-	"github.com/cowlab/cowlab/tests/workload"
 )
 
 // Lab is what experiments are made with. It remembers its searches: claims share them.
@@ -23,8 +18,8 @@ type Lab struct {
 	o     Options
 	hosts *kernel.Hosts
 	seen  map[string]*Race
-	// searched is whether the experiment under way has asked for a search.
-	searched bool
+	// made are the searches that the experiment under way has asked for.
+	made []*Race
 	// tell, if not nil, hears now and then how far a long search is.
 	tell func(what string)
 }
@@ -39,15 +34,10 @@ func newLab(ctx context.Context, o Options, hosts *kernel.Hosts) *Lab {
 	if o.Policies == nil {
 		o.Policies = policy.All()
 	}
-	return &Lab{ctx: ctx, o: o, hosts: hosts, seen: map[string]*Race{}}
-}
-
-// bound says how far searches look.
-func (l *Lab) bound() string {
-	if l.o.Deep {
-		return "every schedule with at most two preemptions"
+	if o.Limit == 0 {
+		o.Limit = DefaultLimit
 	}
-	return fmt.Sprintf("%d schedules a search", l.o.Schedules)
+	return &Lab{ctx: ctx, o: o, hosts: hosts, seen: map[string]*Race{}}
 }
 
 // Policy returns the policy with a name.
@@ -58,174 +48,6 @@ func (l *Lab) Policy(name string) mm.Policy {
 	}
 	return p
 }
-
-// Race is what a search of one workload under one policy found.
-type Race struct {
-	Policy, Workload, Params string
-	report                   *explore.Report
-	bound                    string
-}
-
-// Search searches the small form of a workload, with parameters as "a=0", under a policy.
-func (l *Lab) Search(pol, work, params string) *Race {
-	return l.SearchFor(l.o.Schedules, pol, work, params)
-}
-
-// SearchFor is Search with a bound of its own, for what is rarer than most.
-func (l *Lab) SearchFor(schedules uint64, pol, work, params string) *Race {
-	l.searched = true
-	key := fmt.Sprint(pol, " ", work, " ", params, " ", schedules)
-	if r := l.seen[key]; r != nil {
-		return r
-	}
-	w := workload.Lookup(work)
-	if w == nil {
-		fail("there is no workload %q", work)
-	}
-	v, err := w.Parse(params, true)
-	if err != nil {
-		fail("%w", err)
-	}
-	r := l.explore(*matrix.Target(w, v, l.Policy(pol), l.hosts), schedules, "", true)
-	r.Policy, r.Workload, r.Params = pol, work, params
-	l.seen[key] = r
-	return r
-}
-
-// Explore searches a program of the experiment's own.
-func (l *Lab) Explore(t explore.Target) *Race {
-	l.searched = true
-	r := l.explore(t, l.o.Schedules, "", false)
-	r.Policy, r.Workload = t.Policy, t.Name
-	return r
-}
-
-// explore searches a target: to the end, or to the first schedule that shows first. With
-// Deep what no schedule of the portfolio shows is searched to the end as well; cut says
-// whether schedules that repeat others may be left out then.
-func (l *Lab) explore(t explore.Target, schedules uint64, first workload.Verdict, cut bool) *Race {
-	if l.o.Deep && first == "" {
-		return l.exhaust(t, 2, cut)
-	}
-	o := explore.Options{Schedules: schedules, Seed: l.o.Seed, Workers: l.o.Workers}
-	if first != "" {
-		o.StopAtFirst, o.Bad = true, func(v string) bool { return v == string(first) }
-	}
-	rep, err := explore.Search(l.ctx, t, o)
-	if err != nil {
-		fail("%w", err)
-	}
-	r := &Race{report: rep}
-	r.must(t)
-	if l.o.Deep && !r.Found(first) {
-		return l.exhaust(t, 2, cut)
-	}
-	r.bound = fmt.Sprintf("%d schedules", rep.Schedules)
-	return r
-}
-
-// Name says what was searched.
-func (r *Race) Name() string {
-	s := r.Policy + " on " + r.Workload
-	if r.Params != "" {
-		s += " " + r.Params
-	}
-	return s
-}
-
-// Count is how many schedules had a verdict as their gravest.
-func (r *Race) Count(v workload.Verdict) uint64 { return r.report.ByVerdict[string(v)] }
-
-// Found reports whether any schedule had it.
-func (r *Race) Found(v workload.Verdict) bool { return r.Count(v) > 0 }
-
-// Safe reports whether no schedule showed anything.
-func (r *Race) Safe() bool { return r.report.ByVerdict[explore.Safe] == r.report.Schedules }
-
-// Evidence says what was found, gravest first, with a token if there is something to
-// replay.
-func (r *Race) Evidence() Evidence {
-	for _, v := range append(workload.Verdicts(), readOnly) {
-		if v != workload.Safe && r.Found(v) {
-			return r.evidence(v)
-		}
-	}
-	return Evidence{Text: fmt.Sprintf("%s: nothing in %s", r.Name(), r.bound)}
-}
-
-// evidence is the evidence for one verdict.
-func (r *Race) evidence(v workload.Verdict) Evidence {
-	n := r.Count(v)
-	if n == 0 {
-		return Evidence{Text: fmt.Sprintf("%s: no %s in %s", r.Name(), v, r.bound)}
-	}
-	e := Evidence{Text: fmt.Sprintf("%s: %s in %d of %s", r.Name(), v, n, r.bound)}
-	if w := r.report.Witness(string(v)); w != nil {
-		e.Token = w.Token.String()
-	}
-	return e
-}
-
-// Evidences is the evidence of several searches.
-func Evidences(rs ...*Race) []Evidence {
-	var out []Evidence
-	for _, r := range rs {
-		out = append(out, r.Evidence())
-	}
-	return out
-}
-
-// If returns confirmed if everything said is so, and else refuted: for what is counted, and
-// for what a schedule disproves. What a search only did not find is for Settle.
-func If(all ...bool) Verdict {
-	for _, ok := range all {
-		if !ok {
-			return Refuted
-		}
-	}
-	return Confirmed
-}
-
-// Part is one of the things that a claim says, and what was seen of it.
-type Part struct{ seen Verdict }
-
-// Fact is a part that was counted, or that a schedule has disproved if it is not so.
-func Fact(ok bool) Part { return Part{If(ok)} }
-
-// Exists is a part that says that something can be: ok is whether one of the searches found it. If
-// none did, that refutes it only if all of them were exhaustive.
-func Exists(ok bool, searches ...*Race) Part {
-	switch {
-	case ok:
-		return Part{Confirmed}
-	case len(searches) == 0 || slices.ContainsFunc(searches, func(r *Race) bool { return !r.exhaustive() }):
-		return Part{NotFound}
-	}
-	return Part{Refuted}
-}
-
-// Settle is the verdict on a claim that says all of its parts: refuted if one is, and else not
-// found if one was not.
-func Settle(parts ...Part) Verdict {
-	for _, v := range []Verdict{Refuted, NotFound} {
-		if slices.Contains(parts, Part{v}) {
-			return v
-		}
-	}
-	return Confirmed
-}
-
-// exhaustive reports whether every schedule within the bound that is stated was run.
-func (r *Race) exhaustive() bool { return strings.HasPrefix(r.bound, "all ") }
-
-// Shows is the part that says that a verdict can be.
-func (r *Race) Shows(v workload.Verdict) Part { return Exists(r.Found(v), r) }
-
-// ShowsAny is the part that says that something can go wrong.
-func (r *Race) ShowsAny() Part { return Exists(r.Any(), r) }
-
-// Never is the part that says that nothing can: confirmed to the bound of the search.
-func (r *Race) Never() Part { return Fact(r.Safe()) }
 
 // Program is a program whose cost is asked for: it calls measure once, around what
 // counts; the rest is set-up.

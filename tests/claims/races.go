@@ -22,7 +22,8 @@ func races() []Claim {
 			Ran:  "forward race with a child that exits at once (dma_thread) and one that sleeps (forkscrew), stock",
 			Settle: func(l *Lab) Result {
 				// A child that ends at once leaves little time: one schedule in a hundred.
-				exits, sleeps := l.SearchFor(4*l.o.Schedules, "stock", "dma_thread", ""), l.Search("stock", "forkscrew", "")
+				exits := l.search(workload.LostRead, "stock", "dma_thread", "", effort{schedules: 4 * l.o.Schedules})
+				sleeps := l.Search(workload.LostRead, "stock", "forkscrew", "")
 				return Result{Verdict: Settle(exits.Shows(workload.LostRead), sleeps.Shows(workload.LostRead)),
 					Evidence: Evidences(exits, sleeps)}
 			},
@@ -30,10 +31,12 @@ func races() []Claim {
 		{
 			ID: "C8", Who: "Piggin, Arcangeli", Lines: "2252, 3114, 3516",
 			Says: "the first PG_gup patch leaves the reverse race open; the second closes it",
-			Ran:  "reverse race under pg_gup_v1 and pg_gup",
+			Ran:  "reverse race under pg_gup_v1 and pg_gup; under pg_gup also in as few steps as it can be had in (write_store), one schedule of each class",
 			Settle: func(l *Lab) Result {
-				v1, v2 := l.Search("pg_gup_v1", "forkscrewreverse", ""), l.Search("pg_gup", "forkscrewreverse", "")
-				return Result{Verdict: Settle(v1.Shows(workload.LeakToDisk), v2.Never()), Evidence: Evidences(v1, v2)}
+				v1 := l.Search(workload.LeakToDisk, "pg_gup_v1", "forkscrewreverse", "")
+				v2 := l.Search(anything, "pg_gup", "forkscrewreverse", "")
+				all := l.EachClass("pg_gup", "write_store")
+				return Result{Verdict: Settle(v1.Shows(workload.LeakToDisk), v2.Never(), all.Never()), Evidence: Evidences(v1, v2, all)}
 			},
 		},
 		{
@@ -46,7 +49,7 @@ func races() []Claim {
 		{
 			ID: "C12", Who: "Arcangeli", Lines: "3479-3484; against it Piggin, 2290, 5219",
 			Says:   "without a lock, a bit or a second look gup-fast must race with fork, under PG_dontcow too",
-			Ran:    "gup-fast against fork under pg_dontcow, every schedule within the bound: on a page pinned for the first time, on one that is marked, and for a read; pin_fork",
+			Ran:    "gup-fast against fork under pg_dontcow, every schedule within the bound: on a page pinned for the first time, on one that is marked, and for a read; pin_fork; and every class of schedules of driver_fork",
 			Settle: settleC12,
 		},
 		{
@@ -54,14 +57,15 @@ func races() []Claim {
 			Says: "directio_sem around direct_io_worker misses asynchronous I/O",
 			Ran:  "directio_sem_v1 with an asynchronous read (forkscrew), and for comparison with synchronous ones (dma_thread)",
 			Settle: func(l *Lab) Result {
-				async, sync := l.Search("directio_sem_v1", "forkscrew", ""), l.Search("directio_sem_v1", "dma_thread", "")
+				async := l.Search(workload.LostRead, "directio_sem_v1", "forkscrew", "")
+				sync := l.Search(anything, "directio_sem_v1", "dma_thread", "")
 				return Result{Verdict: Settle(async.Shows(workload.LostRead), sync.Never()), Evidence: Evidences(async, sync)}
 			},
 		},
 		{
 			ID: "C14", Who: "Piggin", Lines: "6177-6185, 6409, 6526-6532",
 			Says:   "a lock held over direct I/O leaves the other users of get_user_pages open",
-			Ran:    "memory registered with a driver (late_dma) and in a pipe (vmsplice) under every row with a lock",
+			Ran:    "memory registered with a driver (late_dma) and in a pipe (vmsplice) under every row with a lock, in the form that does what it is meant to",
 			Settle: settleC14,
 		},
 	}
@@ -83,7 +87,7 @@ func settleC1(l *Lab) Result {
 
 func settleC9(l *Lab) Result {
 	var res Result
-	both := l.Search("pg_gup", "torn", "")
+	both := l.Search(anything, "pg_gup", "torn", "")
 	res.Evidence = append(res.Evidence, both.Evidence())
 	whole := []string{}
 	for _, pol := range []string{"vm_dontcow", "vm_dontcow_amended", "pg_dontcow_v2", "pg_dontcow"} {
@@ -113,9 +117,11 @@ func settleC12(l *Lab) Result {
 		res.Evidence = append(res.Evidence, r.Evidence())
 		found, searches = found || r.Found(workload.LostRead), append(searches, r)
 	}
-	r := l.Search("pg_dontcow", "pin_fork", "")
-	res.Evidence = append(res.Evidence, r.Evidence())
-	res.Verdict = Settle(Exists(found || r.Found(workload.LostRead), searches...))
+	all := l.EachClass("pg_dontcow", "driver_fork")
+	r := l.Search(workload.LostRead, "pg_dontcow", "pin_fork", "")
+	res.Evidence = append(res.Evidence, Evidences(all, r)...)
+	found = found || all.Found(workload.LostRead) || r.Found(workload.LostRead)
+	res.Verdict = Settle(Exists(found, append(searches, all)...))
 	if res.Verdict != Confirmed {
 		res.On = "the bit is there: a page that is not marked takes the slow way, and one that is marked is never shared"
 	}
@@ -125,15 +131,15 @@ func settleC12(l *Lab) Result {
 // lockRows are the rows that keep fork away from direct I/O with a lock, or a list of
 // ranges.
 var lockRows = [...]string{
-	"directio_sem_v1", "wp_page_count", "wp_page_count_noswap_fixed", "directio_sem", "dio_range_lock_fixed", "mmap_sem_dio_fixed", "fork_lock",
+	"directio_sem_v1", "wp_page_count", "wp_page_count_noswap_fixed", "directio_sem", "dio_range_lock_fixed", "mmap_sem_dio_fixed", "fork_lock", "kosaki_v3",
 }
 
 func settleC14(l *Lab) Result {
 	res := Result{Verdict: Confirmed}
 	var closed, waits []string
 	for _, pol := range lockRows {
-		driver := l.Search(pol, "late_dma", "")
-		child, parent := l.Search(pol, "vmsplice", "side=0"), l.Search(pol, "vmsplice", "side=1")
+		driver := l.Search(workload.LostRead, pol, "late_dma", "")
+		child, parent := l.Search(workload.LeakToChild, pol, "vmsplice", "side=0"), l.Search(workload.LeakToChild, pol, "vmsplice", "side=1")
 		res.Evidence = append(res.Evidence, Evidences(driver, child, parent)...)
 		open := driver.Found(workload.LostRead) || child.Found(workload.LeakToChild) || parent.Found(workload.LeakToChild)
 		switch stuck := driver.Found(workload.Deadlock) || parent.Found(workload.Deadlock); {

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/tests/spec"
 	"github.com/cowlab/cowlab/tests/workload"
 )
@@ -107,9 +106,9 @@ func (l *Lab) find(h hole) *Race {
 		if r := l.AskAll(h.verdict, h.policy, h.program); r.Found(h.verdict) {
 			return r
 		}
-		return l.ask(h.verdict, h.policy, h.program, func(t explore.Target) *Race { return l.explore(t, 20*l.o.Schedules, h.verdict, false) })
+		return l.ask(h.verdict, h.policy, h.program, effort{schedules: 20 * l.o.Schedules, first: true})
 	}
-	return l.askFirst(h.verdict, h.policy, h.program, l.o.Schedules)
+	return l.ask(h.verdict, h.policy, h.program, effort{first: true})
 }
 
 func settleC32(l *Lab) Result {

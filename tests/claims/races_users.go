@@ -28,7 +28,7 @@ func users() []Claim {
 			Says: "a threaded program that wants to exec should use vfork, which has none of the problem",
 			Ran:  "a read in flight, a store, stock: with fork, with vfork, and vfork against gup-fast",
 			Settle: func(l *Lab) Result {
-				fork, vfork := l.Search("stock", "user_ways", "way=0"), l.Search("stock", "user_ways", "way=3")
+				fork, vfork := l.Search(workload.LostRead, "stock", "user_ways", "way=0"), l.Search(anything, "stock", "user_ways", "way=3")
 				race := l.Ask(workload.LostRead, "stock", "vfork-race")
 				return Result{Verdict: Settle(fork.Shows(workload.LostRead), vfork.Never(), race.Never()), Evidence: Evidences(fork, vfork, race)}
 			},
@@ -38,8 +38,8 @@ func users() []Claim {
 			Says: "MADV_DONTFORK works, but not when a library pins behind the program's back",
 			Ran:  "a read in flight into part of a page, stock: with the advice, without it, and with it while the child needs what lies beside the buffer",
 			Settle: func(l *Lab) Result {
-				told, untold := l.Search("stock", "user_ways", "way=1"), l.Search("stock", "user_ways", "way=0")
-				neighbour := l.Search("stock", "user_ways", "way=4")
+				told, untold := l.Search(anything, "stock", "user_ways", "way=1"), l.Search(workload.LostRead, "stock", "user_ways", "way=0")
+				neighbour := l.Search(anything, "stock", "user_ways", "way=4")
 				return Result{
 					Verdict:  Settle(told.Never(), untold.Shows(workload.LostRead), neighbour.ShowsAny()),
 					On:       "a program that does not know loses the read; a library that advises for it takes the neighbours of the buffer away from the child",
@@ -79,19 +79,22 @@ func settleC27(l *Lab) Result {
 	stock := l.Ask(workload.TornSnapshot, "stock", "claim-c27-order")
 	res.Evidence = append(res.Evidence, stock.Evidence())
 	var exposed, not []string
+	var none []*Race
 	for _, p := range l.o.Policies {
 		if p.Name() == "stock" {
 			continue
 		}
-		r := l.askFirst(workload.TornSnapshot, p.Name(), "claim-c27-order", 120)
+		r := l.ask(workload.TornSnapshot, p.Name(), "claim-c27-order", l.inRows(120))
 		if !r.Found(workload.TornSnapshot) {
-			not = append(not, p.Name())
+			not, none = append(not, p.Name()), append(none, r)
 			continue
 		}
 		exposed = append(exposed, p.Name())
 		res.Evidence = append(res.Evidence, r.Evidence())
 	}
-	res.Evidence = append(res.Evidence, Evidence{Text: "not so under " + strings.Join(not, ", ")})
+	if len(not) > 0 {
+		res.Evidence = append(res.Evidence, Evidence{Text: fmt.Sprintf("no torn-snapshot under %s: %s", strings.Join(not, ", "), within(none))})
+	}
 	switch {
 	case len(exposed) == 0:
 		res.Verdict = NotFound
@@ -112,26 +115,31 @@ func settleC31(l *Lab) Result {
 	var res Result
 	bystander, child := 0, 0
 	var first, shown *Race
+	var alone, shared []*Race // that did not show it
 	for _, p := range l.o.Policies {
 		for _, params := range []string{"", "aio=1", "exit=1", "exit=2"} {
-			r := l.firstOf(workload.ChildChanged, p.Name(), "unmap_pin", params, 30)
+			r := l.search(workload.ChildChanged, p.Name(), "unmap_pin", params, l.inRows(30))
 			if r.Found(workload.ChildChanged) {
 				bystander++
 				first = r
+			} else {
+				alone = append(alone, r)
 			}
 		}
-		r := l.askFirst(workload.ChildChanged, p.Name(), "claim-c31-child", 40)
+		r := l.ask(workload.ChildChanged, p.Name(), "claim-c31-child", l.inRows(40))
 		if r.Found(workload.ChildChanged) {
 			child++
 			if shown == nil {
 				shown = r
 			}
+		} else {
+			shared = append(shared, r)
 		}
 	}
 	n := len(l.o.Policies)
 	stock, gup := l.Ask(workload.ChildChanged, "stock", "claim-c31-child"), l.Ask(workload.ChildChanged, "pg_gup", "claim-c31-child")
-	res.Evidence = append(res.Evidence, Evidence{Text: fmt.Sprintf("a bystander's memory changed under %d of %d rows", bystander, n)},
-		Evidence{Text: fmt.Sprintf("the child's memory changed under %d of %d rows", child, n)}, stock.Evidence(), gup.Evidence())
+	res.Evidence = append(res.Evidence, Evidence{Text: fmt.Sprintf("a bystander's memory changed in %d of %d searches, four programs under each row; not in the others: %s", bystander, 4*n, within(alone))},
+		Evidence{Text: fmt.Sprintf("the child's memory changed under %d of %d rows; not under the others: %s", child, n, within(shared))}, stock.Evidence(), gup.Evidence())
 	if first != nil {
 		res.Evidence = append(res.Evidence, first.Evidence())
 	}
@@ -140,7 +148,7 @@ func settleC31(l *Lab) Result {
 		res.Verdict, res.On = Confirmed, "a frame is given to somebody else before its last pin is gone"
 	case stock.Found(workload.ChildChanged) && gup.Safe():
 		res.Verdict = Depends
-		res.On = "whether somebody shares the page: nobody is given the frame before the last pin goes, but a child that shares it sees the DMA, unless fork copied the page"
+		res.On = "whether somebody shares the page: no schedule gave the frame to somebody before the last pin had gone, but a child that shares it sees the DMA, unless fork copied the page"
 	default:
 		res.Verdict = Settle(Exists(child > 0))
 	}
@@ -153,10 +161,12 @@ func settleC31(l *Lab) Result {
 func settleC35(l *Lab) Result {
 	var res Result
 	var holes []string
+	var none []*Race
 	for _, p := range l.o.Policies {
 		for _, side := range []string{"side=0", "side=1", "side=2", "side=3"} {
-			r := l.firstOf(workload.LeakToChild, p.Name(), "vmsplice", side, 60)
+			r := l.search(workload.LeakToChild, p.Name(), "vmsplice", side, l.inRows(60))
 			if !r.Found(workload.LeakToChild) {
+				none = append(none, r)
 				continue
 			}
 			if len(holes) == 0 || holes[len(holes)-1] != p.Name() {
@@ -167,7 +177,7 @@ func settleC35(l *Lab) Result {
 			}
 		}
 	}
-	res.Evidence = append(res.Evidence, Evidence{Text: fmt.Sprintf("%d of %d rows show a secret", len(holes), len(l.o.Policies))})
+	res.Evidence = append(res.Evidence, Evidence{Text: fmt.Sprintf("%d of %d rows show a secret in some of four programs; no secret in the others: %s", len(holes), len(l.o.Policies), within(none))})
 	res.Verdict = If(len(holes) == 0)
 	if len(holes) > 0 {
 		res.On = "a process that has given up its privileges reads what its parent, or its child, stores later: under " + strings.Join(holes, ", ")

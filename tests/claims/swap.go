@@ -94,7 +94,7 @@ func settleC17(l *Lab) Result {
 	if !after && (before || protect.Any()) {
 		res.Verdict = Depends
 		if before {
-			res.On = "the order: compared before the pte is cleared, gup-fast can pin the page in between; behind the flush it cannot"
+			res.On = "the order: compared before the pte is cleared, gup-fast can pin the page in between; compared behind the flush, no schedule has it"
 		}
 		if protect.Any() {
 			if before {
@@ -130,12 +130,12 @@ func settleC30(l *Lab) Result {
 		if err != nil {
 			fail("%w", err)
 		}
-		r := l.Explore(*t)
+		r := l.Explore(workload.Leak, t)
 		res.Evidence = append(res.Evidence, r.Evidence(), Evidence{Text: fmt.Sprintf("%s: fork tried a pte again %d times", pol, counted.retries)})
 		reached = reached && counted.retries > 0
 		if pol == "pg_gup" {
 			leaks = r.Found(workload.Leak)
-			if w := r.report.Witness(string(workload.Bug)); w != nil {
+			if w := r.witness(workload.Bug); w != nil {
 				bugs = w.Detail
 			}
 		}

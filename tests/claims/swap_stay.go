@@ -31,17 +31,15 @@ func stays() []Claim {
 // readOnly is what C36 looks for: a pte without its write bit.
 const readOnly workload.Verdict = "read-only"
 
-// inStep is how many schedules are run of a program that has one thread: it depends on
-// the disk alone.
-const inStep = 20
-
 func settleC36(l *Lab) Result {
 	var res Result
 	var takes, loses []string
+	// The programs have one thread and depend on the disk alone: few schedules will do.
+	inStep := effort{schedules: min(20, l.o.Schedules), first: true}
 	for _, w := range ways() {
-		alone := l.askFirst(readOnly, "stock", w.experiment(false).name, inStep)
-		pinned := l.askFirst(readOnly, "stock", w.experiment(true).name, inStep)
-		count := l.askFirst(workload.LostRead, "wp_page_count", w.experiment(true).name, inStep)
+		alone := l.ask(readOnly, "stock", w.experiment(false).name, inStep)
+		pinned := l.ask(readOnly, "stock", w.experiment(true).name, inStep)
+		count := l.ask(workload.LostRead, "wp_page_count", w.experiment(true).name, inStep)
 		if alone.Found(readOnly) || pinned.Found(readOnly) {
 			takes = append(takes, w.name)
 		}
@@ -71,14 +69,14 @@ func settleC37(l *Lab) Result {
 	always, failing := true, true
 	for _, pol := range []string{"stock", "pg_gup"} {
 		for _, w := range [...][2]string{{"pin_fork", ""}, {"fork_twice", "aio=1"}, {"mprotect_pin", "child=1"}, {"swap_pin", "fork=1,race=1"}} {
-			r := l.Search(pol+watched, w[0], w[1])
+			r := l.Search(workload.Bug, pol+watched, w[0], w[1])
 			always = always && !r.Found(workload.Bug)
 			res.Evidence = append(res.Evidence, held(r))
 		}
 		r := l.Ask(workload.Bug, pol+watched, "claim-c37-nomem")
 		failing = failing && !r.Found(workload.Bug)
 		res.Evidence = append(res.Evidence, held(r))
-		if w := r.report.Witness(string(workload.Bug)); w != nil {
+		if w := r.witness(workload.Bug); w != nil {
 			res.Evidence = append(res.Evidence, Evidence{Text: pol + ": " + w.Detail})
 		}
 	}
@@ -96,7 +94,7 @@ func held(r *Race) Evidence {
 	if r.Found(workload.Bug) {
 		return r.Evidence()
 	}
-	return Evidence{Text: fmt.Sprintf("%s: it held in %s", r.Name(), r.bound)}
+	return Evidence{Text: fmt.Sprintf("%s: it held in %s", r.Name(), r.bound())}
 }
 
 // way is something that a process can do to its memory besides forking.
