@@ -191,12 +191,12 @@ func TestInterrupt(t *testing.T) {
 	}
 	t.Parallel()
 	for _, c := range []struct{ name, args, at, want string }{
-		{"search", "matrix -policies stock -workloads forkscrew -schedules 300000 -parallel 0", ` [1-9]\d*% stock on forkscrew`, `stock +lost-read`},
-		{"parallel", "matrix -policies stock -workloads forkscrew -schedules 0 -parallel 20000", ` [1-9]\d*% stock on forkscrew`, `stock +lost-read`},
-		{"json", "matrix -policies pg_gup -workloads pin_fork -schedules 300000 -parallel 0 -format json", ` [1-9]\d*% pg_gup on pin_fork`, `"verdict": "safe"`},
+		{"search", "matrix -policies stock -workloads forkscrew -schedules 100000 -parallel 0", ` [1-9]\d*% stock on forkscrew`, `stock +lost-read`},
+		{"parallel", "matrix -policies stock -workloads forkscrew -schedules 0 -parallel 5000", ` [1-9]\d*% stock on forkscrew`, `stock +lost-read`},
+		{"json", "matrix -policies pg_gup -workloads pin_fork -schedules 100000 -parallel 0 -format json", ` [1-9]\d*% pg_gup on pin_fork`, `"verdict": "safe"`},
 		{"soak", "run forkscrew -duration 100h", `[1-9]\d* lost-read`, `runs showed lost-read`},
 		{"run", "run forkscrew -rounds 1000000 -policy pg_gup", `interrupts are caught`, `parallel regime: interrupted`},
-		{"litmus", "litmus S7 -policies stock,pg_gup -schedules 100000", ` [1-9]\d*% stock on S7`, `Observation S7 Sometimes`},
+		{"litmus", "litmus S7 -policies stock,pg_gup -schedules 60000", ` [1-9]\d*% stock on S7`, `Observation S7 Sometimes`},
 		{"replay", "replay @ -times 1000000000", `replay [1-9]\d* of 1000000000`, ``},
 	} {
 		t.Run(c.name, func(t *testing.T) {

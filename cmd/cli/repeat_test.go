@@ -115,6 +115,9 @@ func TestTokensOfScenarios(t *testing.T) {
 func TestTokensRepeat(t *testing.T) {
 	t.Parallel()
 	n, commands := 3, [][]string{{"cowlab", "GOMAXPROCS=1"}, {"cowlab", "GOMAXPROCS=2"}}
+	if testing.Short() {
+		n = 2
+	}
 	if *repeats > 0 {
 		n = *repeats
 		if _, err := exec.LookPath("gcc"); err == nil {

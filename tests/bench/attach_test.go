@@ -39,7 +39,7 @@ func TestBatches(t *testing.T) {
 			run = append(run, op)
 		}
 	}
-	r, err := speed.Measure(context.Background(), run, speed.Options{Pairs: 1, OpLimit: time.Minute})
+	r, err := speed.Measure(context.Background(), run, speed.Options{Pairs: 1, BatchLimit: 5 * time.Minute, OpLimit: 5 * time.Minute})
 	require.NoError(t, err)
 	require.Len(t, r.Lines, len(run))
 	for _, line := range r.Lines {

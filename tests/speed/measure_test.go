@@ -151,7 +151,8 @@ func TestAHangingSideIsLeftBehind(t *testing.T) {
 	defer close(release)
 	op := Op{Name: "x", N: 1, Floor: said(&order, "F", 7), Goal: goal(floor(1), floor(1)),
 		Emulated: func(int) time.Duration { <-release; return 0 }}
-	r, err := Measure(t.Context(), []Op{op}, Options{Pairs: 2, BatchLimit: 20 * time.Millisecond})
+	// The floor, which does nothing, has to be through within the limit on a busy host too.
+	r, err := Measure(t.Context(), []Op{op}, Options{Pairs: 2, BatchLimit: time.Second})
 	require.NoError(t, err)
 	assert.Nil(t, r.Lines[0].EmulatedNS)
 	assert.NotNil(t, r.Lines[0].FloorNS)
