@@ -50,6 +50,9 @@ Exit codes: 0 if every claim has a verdict, 1 if an experiment could not be made
 			return err
 		}
 	}
+	if *list && *form != "text" {
+		return usagef("-list prints text, and -format is for results")
+	}
 	if *list {
 		return claims.WriteList(e.stdout, chosen)
 	}

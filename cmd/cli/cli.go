@@ -131,6 +131,9 @@ func dispatch(e *env, args []string) error {
 			help(e.stdout)
 			return nil
 		}
+		if len(args) == 1 && (args[0] == "-version" || args[0] == "--version") {
+			return runVersion(e, nil)
+		}
 		return runMatrix(e, args)
 	}
 	if args[0] == "help" {

@@ -168,6 +168,9 @@ func wanted(f *flag.Flag) string {
 	case "string":
 		return "a word"
 	}
+	if strings.HasSuffix(kind, "s") { // names of several
+		return kind
+	}
 	return "a " + kind
 }
 

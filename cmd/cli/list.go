@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/claims"
 	"github.com/cowlab/cowlab/tests/scenarios"
 	"github.com/cowlab/cowlab/tests/workload"
 )
@@ -69,6 +70,9 @@ func runExplain(e *env, args []string) error {
 	}
 	if slices.Contains(scenarios.Names(), name) {
 		return explainScenario(e, name)
+	}
+	if slices.ContainsFunc(claims.All(), func(c claims.Claim) bool { return c.ID == name }) {
+		return usagef("%s is a claim: cowlab claims %s settles it, with -list it is only told", name, name)
 	}
 	names := append(policyNames(e.policies), workloadNames()...)
 	names = append(names, scenarios.Names()...)

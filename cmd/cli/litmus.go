@@ -41,6 +41,9 @@ nothing of a policy, if the condition is not true.`,
 	if err != nil {
 		return err
 	}
+	if *list && given(fs, "format") {
+		return usagef("-list prints text, and -format is for results")
+	}
 	if *list {
 		return listScenarios(e)
 	}

@@ -37,6 +37,9 @@ func distance(a, b string) int {
 // nearest returns the name most like s, if any is like it.
 func nearest(s string, names []string) string {
 	best, least := "", min(len(s), len(s)/2+1) // one letter is like anything
+	if strings.Contains(s, "/") {
+		return "" // a file's
+	}
 	for _, n := range names {
 		d := distance(strings.ToLower(s), strings.ToLower(n))
 		if strings.HasPrefix(n, s) && s != "" {

@@ -56,6 +56,7 @@ func (e *env) openSchedule(arg, goOn string, upto uint64) (*schedule, error) {
 		}
 	}
 	var tok explore.Token
+	file := arg
 	switch {
 	case f != nil:
 		tok = f.Token(explore.Spec{Kind: explore.KindSwitches})
@@ -64,6 +65,9 @@ func (e *env) openSchedule(arg, goOn string, upto uint64) (*schedule, error) {
 			arg = string(data)
 		}
 		if tok, err = explore.ParseToken(arg); err != nil {
+			if data != nil {
+				return nil, usagef("%s is no bundle, no file of switches and no token: %v", file, err)
+			}
 			return nil, usagef("%v", err)
 		}
 	}

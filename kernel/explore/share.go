@@ -23,9 +23,9 @@ type Covered struct {
 // away its weight to those below, and keeps a part for itself. What has been kept is the
 // share: no matter how the weights are divided, it grows to 1.
 type coverage struct {
-	kept, lost float64 // lost is what rounding left out of kept
-	length     int     // steps of the first run; for Reduce
-	spare      float64 // of what has been cut, to be given to what has not; for Exhaust
+	kept   float64 // but for rounding
+	length int     // steps of the first run; for Reduce
+	spare  float64 // of what has been cut, to be given to what has not; for Exhaust
 }
 
 // growth is by how much a subtree of [Reduce] is taken to grow with each step that is left.
@@ -43,12 +43,7 @@ const growth = 1.1
 func (c *coverage) size(pos int) float64 { return math.Pow(growth, float64(c.length-pos)) }
 
 // keep enters the part of a schedule itself.
-func (c *coverage) keep(w float64) {
-	w -= c.lost
-	sum := c.kept + w
-	c.lost = sum - c.kept - w
-	c.kept = max(sum, c.kept)
-}
+func (c *coverage) keep(w float64) { c.kept += w }
 
 // claim takes what cuts have left over.
 func (c *coverage) claim() (w float64) {

@@ -94,7 +94,11 @@ func event(wait func(q *lock.WaitQueue, t *sched.Task, cond func() bool)) func(m
 		q.Init(m)
 		obj := m.NewObj(x86.ClassWord)
 		sleeper = func(t *sched.Task) {
-			wait(q, t, func() bool { t.C.Touch(obj, x86.AccRead); return flag.Peek() != 0 })
+			happened := func() bool { t.C.Touch(obj, x86.AccRead); return flag.Peek() != 0 }
+			wait(q, t, happened)
+			if !happened() {
+				t.Oops("the event has not happened: the first wake-up was for nothing")
+			}
 		}
 		waker = func(t *sched.Task) {
 			q.Wake(t)
@@ -150,6 +154,10 @@ func TestEverySleeperIsWoken(t *testing.T) {
 		})},
 		{"wait for a bit", twoBits(func(b *lock.BitWait, t *sched.Task, w *x86.Word64, obj x86.ObjID) {
 			b.WaitClear(t, w, 1, obj)
+			t.C.Touch(obj, x86.AccRead)
+			if w.Peek()&1 != 0 {
+				t.Oops("the bit is still set: it was another word's wake-up")
+			}
 		})},
 		{"event", event((*lock.WaitQueue).WaitEvent)},
 		{"event that signals end", event(func(q *lock.WaitQueue, t *sched.Task, cond func() bool) {

@@ -43,6 +43,31 @@
 // token that replays a schedule to it. Whoever knows herd and litmus7 has seen all this before,
 // but for the last column: memory that is copied on write, pinned, and written by devices.
 //
+// # Searching one
+//
+// What cowlab litmus does is sample, or with -preemptions K run every schedule with at most K. A
+// scenario can also be searched as workloads are, by its name or file; "scenario:" stands before a
+// name that a workload has too:
+//
+//	cowlab explore S7 -strategy dpor         one schedule of each equivalence class
+//	cowlab explore S7 -strategy dfs -preemptions 2
+//	cowlab explore mine.litmus -tso 1 -fail 1 -races 1
+//	cowlab why S7 -policy pg_gup             how near to going wrong it came, and what closed it
+//	cowlab replay TOKEN -min                 fewer context switches, then fewer operations
+//	cowlab litmus S7 -shrink -policies stock,pg_gup
+//
+// What a search adds to the machine is its [Tuning], whatever the file says: store buffers,
+// allocations that may fail at any moment, the checker of the kernel's data races. Under dfs and dpor
+// columns start and end together as behind a spinlock, each on a CPU of its own, so that no
+// sleep and no wake-up multiplies the schedules. Files that hold disks, or look at the machine's state in a column, are not for dpor
+// ([Scenario.Reducible]). For why a run is wrong in which the condition of "never" or "sometimes"
+// holds, or that of "always" does not, or that comes to no natural end ([Scenario.Wrong]).
+//
+// A token says which scenario and how it was tuned, has a digest of the text but for comments and expect lines, and which operations
+// -min left out ([Scenario.ForToken]). They are left out as long as something tells that what is left means
+// anything: a policy under which the condition never holds, or schedules in which it does not
+// ([Scenario.Shrinking]).
+//
 // # The file
 //
 // Comments are (* ... *); those before the first line are the scenario's story. Numbers are
@@ -52,7 +77,8 @@
 //	cowlab NAME
 //	"one line that says what it asks"
 //	machine cpus=2 memory=4M disk=4K swap=64K    each may be missing; no disk or swap then
-//	machine huge=2 ksm tso                       pages of 2 MiB in the pool; KSM; store buffers
+//	machine huge=2 ksm tso                       pages of 2 MiB in the pool, for which memory is added;
+//	                                             KSM; store buffers
 //	map A 2 pages private|shared [huge] [ro]     mappings of the first process; "private file" maps a file
 //	pipe p
 //	init A[0:512] = 1                            bytes at the beginning; also disk[0:512] = 1
