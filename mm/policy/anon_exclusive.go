@@ -233,5 +233,18 @@ func (p AnonExclusive) tryShare(u *mm.Unmap) bool {
 // Unmap is try_to_unmap_one's part.
 func (p AnonExclusive) Unmap(u *mm.Unmap) bool { return p.tryShare(u) }
 
-// KSM is write_protect_page's part.
-func (p AnonExclusive) KSM(u *mm.Unmap) bool { return p.tryShare(u) }
+// KSM is write_protect_page's part. There an entry that is read-only is cleared and the counts
+// compared too if it is dirty or its page exclusive; the core compares them for a writable one.
+func (p AnonExclusive) KSM(u *mm.Unmap) bool {
+	pages := mm.SystemOf(u.T).Pages
+	if !u.PTE.Write() && (u.PTE.Dirty() || exclusive(u.T, pages, u.Page)) {
+		known := pages.MapRefs(u.T, u.Page) + 2 // and the caller's
+		if pages.TestFlag(u.T, u.Page, page.SwapCache) {
+			known++
+		}
+		if pages.Refs(u.T, u.Page) != known {
+			return false
+		}
+	}
+	return p.tryShare(u)
+}
