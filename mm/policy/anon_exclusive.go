@@ -204,6 +204,13 @@ func (AnonExclusive) SwapIn(f *mm.Fault) bool {
 	return excl
 }
 
+// Unuse implements mm.Unuser: unuse_pte's RMAP_EXCLUSIVE.
+func (AnonExclusive) Unuse(t *sched.Task, pte x86.PTE, pg *page.Page) {
+	if pte.SwpExclusive() {
+		mm.SystemOf(t).Pages.SetFlag(t, pg, pageExclusive)
+	}
+}
+
 // SwapAdd is shrink_page_list's test, as in row 20.
 func (AnonExclusive) SwapAdd(t *sched.Task, pg *page.Page) bool {
 	return !maybePinned(t, mm.SystemOf(t).Pages, pg)

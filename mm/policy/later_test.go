@@ -171,6 +171,24 @@ func TestExclusiveSurvivesSwap(t *testing.T) {
 	}
 }
 
+// TestExclusiveSurvivesSwapoff: so does a page that swapoff brings back.
+func TestExclusiveSurvivesSwapoff(t *testing.T) {
+	swapMachine(t, policy.AnonExclusive{}, kernel.Options{Regime: sched.Timed}, func(th *kernel.Thread) {
+		a := th.MustMmap(x86.PageSize)
+		th.Store8(a, 1)
+		require.NoError(t, th.Madvise(a, x86.PageSize, mm.MadvPageout))
+		require.True(t, th.MM().PeekPTE(a).SwpExclusive())
+		require.NoError(t, th.Swapoff("/dev/swap"))
+		pfn := th.MM().PeekPTE(a).PFN()
+		require.True(t, th.MM().PeekPTE(a).Present())
+		r, err := th.RegisterMemory(a, x86.PageSize, kernel.RegisterOptions{}) // a plain reference
+		require.NoError(t, err)
+		th.Store8(a, 2)
+		assert.Equal(t, pfn, th.MM().PeekPTE(a).PFN())
+		require.NoError(t, th.UnregisterMemory(r))
+	})
+}
+
 // TestReadPinUnshares: a long-term pin for reading of a page that fork shared goes on
 // showing what the process stores; without the unsharing fault it keeps the old page.
 func TestReadPinUnshares(t *testing.T) {
