@@ -203,6 +203,7 @@ func TestReadPinUnshares(t *testing.T) {
 			{p: policy.NewDIOPin(), coherent: true},
 			{p: policy.Mutants["anon_exclusive without unsharing"]},
 			{p: policy.MapcountUnshare{}, coherent: true},
+			{p: policy.MapcountUnshare{}, coherent: true, huge: 2},
 			{p: policy.Mutants["mapcount_unshare without unsharing"]},
 			{p: policy.PinCopy{}},
 		} {
@@ -502,5 +503,30 @@ func TestKSMCountsReferencesOfExclusivePages(t *testing.T) {
 			assert.Empty(t, m.Check())
 			assert.Empty(t, m.Leaks())
 		}
+	}
+}
+
+// TestVMNoCOWMarksDriversReads: a driver's pin marks the VMA though the device only reads ("an
+// O_DIRECT read or RDMA pin"): it goes on reading what the process stores after a fork.
+func TestVMNoCOWMarksDriversReads(t *testing.T) {
+	for name, want := range map[string]byte{"stock": 1, "vm_nocow": 2} {
+		m, out := run(t, name, kernel.Options{}, func(th *kernel.Thread) {
+			a, word := th.MustMmap(pg), th.MustMmapShared(pg)
+			th.Store8(a, 1)
+			th.Store32(word, 0)
+			r := register(t, th, a, kernel.RegisterOptions{})
+			pid, err := th.Fork(func(c *kernel.Thread) { await(c, word) })
+			require.NoError(t, err)
+			th.Store8(a, 2)
+			var got [1]byte
+			require.NoError(t, th.DeviceRead(r, 0, got[:]))
+			assert.Equal(t, want, got[0], name)
+			require.NoError(t, th.UnregisterMemory(r))
+			set(th, word)
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+		})
+		require.NoError(t, out.Err())
+		assert.Empty(t, m.Leaks())
 	}
 }
