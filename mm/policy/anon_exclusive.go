@@ -204,6 +204,13 @@ func (AnonExclusive) SwapIn(f *mm.Fault) bool {
 	return excl
 }
 
+// Unuse implements mm.Unuser: unuse_pte's RMAP_EXCLUSIVE.
+func (AnonExclusive) Unuse(t *sched.Task, pte x86.PTE, pg *page.Page) {
+	if pte.SwpExclusive() {
+		mm.SystemOf(t).Pages.SetFlag(t, pg, pageExclusive)
+	}
+}
+
 // SwapAdd is shrink_page_list's test, as in row 20.
 func (AnonExclusive) SwapAdd(t *sched.Task, pg *page.Page) bool {
 	return !maybePinned(t, mm.SystemOf(t).Pages, pg)
@@ -233,5 +240,18 @@ func (p AnonExclusive) tryShare(u *mm.Unmap) bool {
 // Unmap is try_to_unmap_one's part.
 func (p AnonExclusive) Unmap(u *mm.Unmap) bool { return p.tryShare(u) }
 
-// KSM is write_protect_page's part.
-func (p AnonExclusive) KSM(u *mm.Unmap) bool { return p.tryShare(u) }
+// KSM is write_protect_page's part. There an entry that is read-only is cleared and the counts
+// compared too if it is dirty or its page exclusive; the core compares them for a writable one.
+func (p AnonExclusive) KSM(u *mm.Unmap) bool {
+	pages := mm.SystemOf(u.T).Pages
+	if !u.PTE.Write() && (u.PTE.Dirty() || exclusive(u.T, pages, u.Page)) {
+		known := pages.MapRefs(u.T, u.Page) + 2 // and the caller's
+		if pages.TestFlag(u.T, u.Page, page.SwapCache) {
+			known++
+		}
+		if pages.Refs(u.T, u.Page) != known {
+			return false
+		}
+	}
+	return p.tryShare(u)
+}

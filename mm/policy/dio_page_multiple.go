@@ -13,7 +13,8 @@ import (
 // only PAGE_SIZE multiples, that would at least limiting the breakage to an undefined
 // behavior".
 //
-// Direct I/O from or to anything but whole pages is refused with EINVAL. Then a page under
+// Direct I/O from or to anything but whole pages is refused with EINVAL; where in the file it
+// is, does not matter here. Then a page under
 // I/O holds nothing that another thread stores for a purpose of its own, which is what
 // loses reads; one that is stored to while it is read or written has no defined contents
 // anyway. The child's memory changes as before, and its stores reach files.

@@ -171,6 +171,24 @@ func TestExclusiveSurvivesSwap(t *testing.T) {
 	}
 }
 
+// TestExclusiveSurvivesSwapoff: so does a page that swapoff brings back.
+func TestExclusiveSurvivesSwapoff(t *testing.T) {
+	swapMachine(t, policy.AnonExclusive{}, kernel.Options{Regime: sched.Timed}, func(th *kernel.Thread) {
+		a := th.MustMmap(x86.PageSize)
+		th.Store8(a, 1)
+		require.NoError(t, th.Madvise(a, x86.PageSize, mm.MadvPageout))
+		require.True(t, th.MM().PeekPTE(a).SwpExclusive())
+		require.NoError(t, th.Swapoff("/dev/swap"))
+		pfn := th.MM().PeekPTE(a).PFN()
+		require.True(t, th.MM().PeekPTE(a).Present())
+		r, err := th.RegisterMemory(a, x86.PageSize, kernel.RegisterOptions{}) // a plain reference
+		require.NoError(t, err)
+		th.Store8(a, 2)
+		assert.Equal(t, pfn, th.MM().PeekPTE(a).PFN())
+		require.NoError(t, th.UnregisterMemory(r))
+	})
+}
+
 // TestReadPinUnshares: a long-term pin for reading of a page that fork shared goes on
 // showing what the process stores; without the unsharing fault it keeps the old page.
 func TestReadPinUnshares(t *testing.T) {
@@ -185,6 +203,7 @@ func TestReadPinUnshares(t *testing.T) {
 			{p: policy.NewDIOPin(), coherent: true},
 			{p: policy.Mutants["anon_exclusive without unsharing"]},
 			{p: policy.MapcountUnshare{}, coherent: true},
+			{p: policy.MapcountUnshare{}, coherent: true, huge: 2},
 			{p: policy.Mutants["mapcount_unshare without unsharing"]},
 			{p: policy.PinCopy{}},
 		} {
@@ -454,5 +473,60 @@ func TestSequenceAndHugePages(t *testing.T) {
 		t.Logf("%s: %d schedules: %v", name, r.Schedules, r.ByVerdict)
 		assert.Zero(t, r.ByVerdict["bug"], name)
 		assert.Equal(t, slow, r.ByVerdict["slow"] > 0, "%s: %v", name, r.ByVerdict)
+	}
+}
+
+// TestKSMCountsReferencesOfExclusivePages: Linux 5.19's write_protect_page looks at the
+// references of an exclusive page though its pte is read-only, and leaves one that somebody
+// holds alone, whatever the reference is. 2.6.32's asks where the pte is writable only.
+func TestKSMCountsReferencesOfExclusivePages(t *testing.T) {
+	for name, lost := range map[string]bool{"stock": true, "anon_exclusive": false, "dio_pin": false} {
+		for _, pinned := range []bool{true, false} {
+			m, out := run(t, name, kernel.Options{Regime: sched.Timed, Memory: 4 << 20, KSM: true}, func(th *kernel.Thread) {
+				a := th.MustMmap(2 * pg)
+				th.Fill(a, 2*pg, 1)
+				require.NoError(t, th.Madvise(a, 2*pg, mm.MadvMergeable))
+				var r *kernel.Registration
+				if pinned {
+					r = register(t, th, a, kernel.RegisterOptions{Write: true, Fast: true}) // a plain reference
+				}
+				require.NoError(t, th.Mprotect(a, 2*pg, mm.ProtRead))
+				require.NoError(t, th.KSMScan(3))
+				assert.Equal(t, !pinned || lost, th.MM().PeekPTE(a).PFN() == th.MM().PeekPTE(a+pg).PFN(), "%s: merged, pinned %v", name, pinned)
+				if pinned {
+					require.NoError(t, th.DeviceWrite(r, 512, []byte{7}))
+					assert.Equal(t, lost, th.Load8(a+512) != 7, "%s: the device's byte is lost", name)
+					require.NoError(t, th.UnregisterMemory(r))
+				}
+			})
+			require.NoError(t, out.Err())
+			assert.Empty(t, m.Check())
+			assert.Empty(t, m.Leaks())
+		}
+	}
+}
+
+// TestVMNoCOWMarksDriversReads: a driver's pin marks the VMA though the device only reads ("an
+// O_DIRECT read or RDMA pin"): it goes on reading what the process stores after a fork.
+func TestVMNoCOWMarksDriversReads(t *testing.T) {
+	for name, want := range map[string]byte{"stock": 1, "vm_nocow": 2} {
+		m, out := run(t, name, kernel.Options{}, func(th *kernel.Thread) {
+			a, word := th.MustMmap(pg), th.MustMmapShared(pg)
+			th.Store8(a, 1)
+			th.Store32(word, 0)
+			r := register(t, th, a, kernel.RegisterOptions{})
+			pid, err := th.Fork(func(c *kernel.Thread) { await(c, word) })
+			require.NoError(t, err)
+			th.Store8(a, 2)
+			var got [1]byte
+			require.NoError(t, th.DeviceRead(r, 0, got[:]))
+			assert.Equal(t, want, got[0], name)
+			require.NoError(t, th.UnregisterMemory(r))
+			set(th, word)
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+		})
+		require.NoError(t, out.Err())
+		assert.Empty(t, m.Leaks())
 	}
 }

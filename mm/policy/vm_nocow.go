@@ -7,7 +7,8 @@ import (
 // VMNoCOW is row 24: Matthew Wilcox' idea of January 2023. It never was a patch; this is
 // the least that does what the mail says.
 //
-// The first operation that will write to the pages of a private mapping marks the VMA.
+// "Set it the first time somebody does an O_DIRECT read or RDMA pin": the first such operation
+// on a private mapping marks the VMA, a pin of a driver's whatever it is for.
 // fork copies every page of a marked VMA for the child and leaves the parent's pte
 // alone. Nothing is kept for each page. The mark is set before the first look-up and with
 // mmap_sem held, which fork takes for writing: either fork sees it, or the look-up
@@ -32,20 +33,20 @@ func (VMNoCOW) Claims() mm.Guarantee { return mm.Forward | mm.AIO | mm.OtherPins
 // About implements mm.Explainer.
 func (VMNoCOW) About() mm.About {
 	return mm.About{
-		Row: 24, Title: "the first pin for writing marks the VMA; fork copies all its pages",
+		Row: 24, Title: "the first direct read or driver's pin marks the VMA; fork copies all its pages",
 		Who: "Matthew Wilcox", When: "January 2023, an idea on a list", Lines: "-",
 		Changes: []string{
-			"direct I/O and drivers, when they will write: mark the private VMAs of their buffers, for life",
+			"direct I/O that reads from a file, and drivers: mark the private VMAs of their buffers, for life",
 			"fork: copies every anonymous page of a marked VMA for the child; the parent's pte stays as it is; the child's VMA inherits the mark",
 		},
-		Claims: "the forward race, for all who announce that they will write",
+		Claims: "the forward race, for direct I/O and drivers",
 		Open:   "the reverse race and the disclosure; pages in swap at fork are shared; one pinned page costs a copy of the whole VMA; no hugetlb",
 	}
 }
 
 // PinBegin marks the VMAs of the buffers.
 func (VMNoCOW) PinBegin(u *mm.PinUser) error {
-	if !u.Write || u.Kind != mm.UserDirectIO && u.Kind != mm.UserDriver {
+	if u.Kind != mm.UserDriver && !(u.Kind == mm.UserDirectIO && u.Write) {
 		return nil
 	}
 	u.MM.MmapSem.DownWrite(u.T)

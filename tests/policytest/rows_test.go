@@ -21,7 +21,6 @@ var (
 	huge = Known{"races", "mprotect_pin huge", "wrong-copy", "finding 5: hugetlb_cow asks the references, so that a store after mprotect copies a pinned page away"}
 	pool = Known{"races", "huge=1", "pool of 2048 KiB pages", "finding 45: a slow pin takes a private mapping of huge pages its pages away"}
 	leak = Known{"races", "late_dma", "leak-to-disk", "as for a driver's pin the other way round"}
-	dead = Known{"races", "vmsplice", "deadlock", "finding 21: fork waits for a pipe that the child is to read"}
 	seen = Known{"races", "forkscrew", "child-changed", "fork shares what a device writes to until somebody stores"}
 	snap = Known{"races", "snapshot", "leak-to-disk", "the owner's store after fork reaches the child's write"}
 )
@@ -44,6 +43,7 @@ var rowsKnow = map[string][]Known{
 	"dio_range_lock": {
 		{"races", "", "leak in", "finding 19: ranges are never taken out and keep the address space"},
 		{"races", "database", "livelock", "finding 19: a direct read into memory that a child shares never returns"},
+		{"no_memory", "dio_protect_all", "leak", "finding 19: the requests that got their memory"},
 		seen, leak,
 	},
 	"dio_range_lock_fixed": {seen, leak},
@@ -60,7 +60,7 @@ var rowsKnow = map[string][]Known{
 		{"races", "", "refused", "the idea is to refuse requests of less than a page"},
 	},
 	"one_read_pin": {seen},
-	"kosaki_v3":    {dead},
+	"kosaki_v3":    {took},
 	"wp_copy":      {took},
 	"pin_copy":     {took},
 }
