@@ -90,3 +90,18 @@ func TestCopyOfALockedPage(t *testing.T) {
 	})
 	assert.EqualValues(t, 0, m.trace.Gauge(trace.NrMlock))
 }
+
+// mlock gets its pages sixteen at a time and stops at the first that it cannot have. That there is no memory is
+// EAGAIN (__mlock_posix_error_return), and that nothing may be there is ENOMEM; what is there by then is marked.
+func TestMlockErrors(t *testing.T) {
+	run(t, Options{CPUs: 1}, func(th *Thread) {
+		a := th.MustMmap(40 << 12)
+		th.m.FailAt("do_anonymous_page", 17) // the first of the second call
+		assert.Equal(t, unix.EAGAIN, th.Mlock(a, 40<<12))
+		th.m.FailNever()
+		assert.EqualValues(t, 16, th.m.trace.Gauge(trace.NrMlock))
+		require.NoError(t, th.Munlock(a, 40<<12))
+		require.NoError(t, th.Mprotect(a, 4096, mm.ProtNone))
+		assert.Equal(t, unix.ENOMEM, th.Mlock(a, 4096))
+	})
+}

@@ -30,13 +30,64 @@ func (m *MM) mlockVMAPagesRange(t *sched.Task, v *VMA, start, end uint64) (notLo
 		v.Flags &^= VMLocked
 		return pages
 	}
-	_ = makePagesPresent(t, m, start, end)
 	if v.Flags&(VMDontExpand|VMHugetlb) != 0 {
+		_ = makePagesPresent(t, m, start, end)
 		v.Flags &^= VMLocked
 		return pages
 	}
-	m.markRange(t, v, start, end, true)
+	_ = m.mlockRange(t, v, start, end)
 	return 0
+}
+
+// MlockPopulater is a policy of a kernel in which mlock takes no references: it faults the
+// pages in, and they are marked as they are met (Linux 2.6.38 and later).
+type MlockPopulater interface {
+	// MlockPopulates says whether it does.
+	MlockPopulates() bool
+}
+
+// mlockRange makes the pages of [start, end) of the VMLocked VMA v present and marks them
+// (__mlock_vma_pages_range). In 2.6.29 it is a user of get_user_pages like any other, with
+// references and all, and does not say that it is the kernel's own.
+//
+//   - EFAULT: the VMA has no permissions, or there is nothing behind an address
+//   - ENOMEM: out of memory
+//   - EINTR: the task is being killed
+//
+// Preconditions:
+//   - mmap_sem is held
+func (m *MM) mlockRange(t *sched.Task, v *VMA, start, end uint64) error {
+	s := m.Sys
+	pm := s.Pages
+	if p, ok := s.policy.(MlockPopulater); ok && p.MlockPopulates() {
+		err := makePagesPresent(t, m, start, end)
+		m.markRange(t, v, start, end, true)
+		return err
+	}
+	flags := GUPFlags(0)
+	if v.Flags&VMWrite != 0 {
+		flags |= GUPWrite
+	}
+	var pages [16]*page.Page
+	for addr := start; addr < end; {
+		t.CondResched()
+		n := min(int((end-addr)>>x86.PageShift), len(pages))
+		got, err := GetUserPages(t, m, addr, n, flags, PinGet, pages[:n])
+		if err != nil {
+			return err
+		}
+		pm.LRUAddDrain(t)
+		for _, p := range pages[:got] {
+			pm.LockPage(t, p)
+			if p.Mapping != 0 {
+				s.mlockVMAPage(t, p)
+			}
+			pm.UnlockPage(t, p)
+			s.PutUserPage(t, p, PinGet)
+		}
+		addr += uint64(got) << x86.PageShift
+	}
+	return nil
 }
 
 // munlockVMAPagesAll is munlock_vma_pages_all: v is about to go.
@@ -153,8 +204,8 @@ func (s *System) tryToMlockPage(t *sched.Task, p *page.Page, v *VMA) bool {
 }
 
 // markRange does to each page that is present in [start, end) of v what mlock or munlock
-// does (__mlock_vma_pages_range; there munlock faults the pages in first, which here
-// only mlock does).
+// does: __mlock_vma_pages_range for munlock, which there gets the pages as mlock does, and
+// so faults them in first.
 //
 // Preconditions:
 //   - mmap_sem is held, or nobody uses the address space
@@ -202,6 +253,7 @@ func (m *MM) markRange(t *sched.Task, v *VMA, start, end uint64, mlock bool) {
 //
 //   - EPERM: RLIMIT_MEMLOCK is zero
 //   - ENOMEM: part of the range is not mapped, or cannot be made present, or RLIMIT_MEMLOCK
+//   - EAGAIN: out of memory
 //   - EINVAL: the range wraps
 func SysMlock(t *sched.Task, m *MM, start, length uint64) error {
 	return sysMlock(t, m, start, length, true)
@@ -254,7 +306,7 @@ func (m *MM) doMlock(t *sched.Task, start, end uint64, on bool) error {
 }
 
 // mlockFixup gives [start, end) of v other flags, and its pages the mark or not
-// (mlock_fixup; Linux holds mmap_sem only for reading while pages are made present).
+// (mlock_fixup, and __mlock_posix_error_return).
 func (m *MM) mlockFixup(t *sched.Task, v, prev *VMA, start, end uint64, flags VMFlags) error {
 	if flags == v.Flags || v.Flags&(VMIO|VMPFNMap) != 0 {
 		return nil
@@ -277,10 +329,11 @@ func (m *MM) mlockFixup(t *sched.Task, v, prev *VMA, start, end uint64, flags VM
 		return nil
 	}
 	m.LockedVM += pages
-	err = makePagesPresent(t, m, start, end)
-	m.markRange(t, v, start, end, true)
-	if err == unix.EFAULT {
+	switch err = m.mlockRange(t, v, start, end); err {
+	case unix.EFAULT:
 		err = unix.ENOMEM
+	case unix.ENOMEM:
+		err = unix.EAGAIN
 	}
 	return err
 }

@@ -78,8 +78,8 @@ const (
 // themselves. Context structures belong to the calling task and must not be kept.
 //
 // A policy may have more methods, which are looked for once: see AccessWriter,
-// MmapSemHolder, Unuser, and in package fs PinSubmitter, PinReleaser, DirectIOPinner and
-// VmsplicePinner.
+// MmapSemHolder, MlockPopulater, Unuser, and in package fs PinSubmitter, PinReleaser,
+// DirectIOPinner and VmsplicePinner.
 type Policy interface {
 	// Name is the policy's id in tables and tokens.
 	Name() string

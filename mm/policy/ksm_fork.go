@@ -7,7 +7,7 @@ import (
 )
 
 // KSMFork is an idea that never became a patch: fork does what KSM does before it merges a
-// page (thread lines 541-548, 619-622, 4308-4314). Andrea Arcangeli mentions it to say why
+// page (thread lines 541-548, 619-622, 665-667, 4308-4314). Andrea Arcangeli mentions it to say why
 // row 1 does not do it: "a flood of IPIs".
 //
 // Each writable anonymous pte is cleared and flushed on every CPU. When the flush is over
@@ -35,7 +35,7 @@ func (KSMFork) Claims() mm.Guarantee { return mm.Forward | mm.AIO | mm.OtherPins
 func (KSMFork) About() mm.About {
 	return mm.About{
 		Row: -1, Title: "fork clears and flushes each writable anonymous pte before it counts references",
-		Who: "Andrea Arcangeli", When: "11 and 16 March 2009, an idea", Lines: "541-548, 619-622, 4308-4314",
+		Who: "Andrea Arcangeli", When: "11 and 16 March 2009, an idea", Lines: "541-548, 619-622, 665-667, 4308-4314",
 		Changes: []string{
 			"fork: for a writable pte of an anonymous page, clear and flush it, then compare page_count with mapcount and swap cache; if pinned, copy for the child and make the parent's pte writable again",
 		},
@@ -55,7 +55,7 @@ func (p KSMFork) ForkPTE(f *mm.Fork) mm.ForkNext {
 	if p.noFlush {
 		f.SrcPTE.SetWrprotect(t.C)
 	} else {
-		f.PTE = sys.PtepClearFlush(t, f.SrcVMA, f.Addr, f.SrcPTE)
+		f.PTE = sys.PtepClearFlushNotify(t, f.SrcVMA, f.Addr, f.SrcPTE)
 		f.SrcPTE.Set(t.C, f.PTE.WrProtect())
 		mm.TracePTE(t, f.Addr, 0, f.PTE.WrProtect())
 	}

@@ -50,7 +50,7 @@ func (PGDontCOW) About() mm.About {
 			"COW fault: asserts that a marked page is reused",
 		},
 		Claims: "both directions of the race for small pages",
-		Open:   "no hugetlb code; the child's copy is made while other CPUs may still store through stale TLB entries; copies for life what was pinned once; a read pin of untouched memory is a BUG, and a marked page that reclaim has unmapped is shared by fork and trips the patch's assertion; so does a store while a fork that got no memory is taken back (docs/findings.md)",
+		Open:   "no hugetlb code; the child's copy is made while other CPUs may still store through stale TLB entries; copies for life what was pinned once, or locked by mlock; a read pin of untouched memory is a BUG, and a marked page that reclaim has unmapped is shared by fork and trips the patch's assertion; so does a store while a fork that got no memory is taken back (docs/findings.md)",
 	}
 }
 

@@ -50,7 +50,7 @@ func (PGDontCOWV2) About() mm.About {
 			"COW fault: asserts that a marked page is reused",
 		},
 		Claims: "both directions of the race for small pages",
-		Open:   "gup-fast never takes a page of a file that slow get_user_pages has not handed out before (3304); reclaim in the middle of fork is not expected; each page copied at fork leaks a reference (docs/findings.md)",
+		Open:   "gup-fast never takes a page of a file that slow get_user_pages has not handed out before (3304); reclaim in the middle of fork is not expected; copies what was locked by mlock; each page copied at fork leaks a reference (docs/findings.md)",
 	}
 }
 

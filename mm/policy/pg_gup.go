@@ -55,7 +55,7 @@ func (PGGUP) About() mm.About {
 			"huge pages: get_user_pages always as for a write; gup-fast requires RW and does the same for each small page; fork copies whatever has PG_gup, references or not",
 		},
 		Claims: "both directions of the race, for all users of get_user_pages, huge pages included",
-		Open:   "gup-fast is shut out of read-only anonymous ranges; a copy that runs out of memory leaks its references; a read pin of read-only anonymous memory never returns; fork of a huge page over a cached one leaves that page locked; a pinned page that reclaim has unmapped is shared (docs/findings.md)",
+		Open:   "gup-fast is shut out of read-only anonymous ranges; a copy that runs out of memory leaks its references; a read pin of read-only anonymous memory never returns, nor does mlock of it; fork of a huge page over a cached one leaves that page locked; a pinned page that reclaim has unmapped is shared (docs/findings.md)",
 	}
 }
 

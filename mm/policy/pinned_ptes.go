@@ -42,19 +42,19 @@ func (PinnedPTEs) Claims() mm.Guarantee {
 func (p PinnedPTEs) About() mm.About {
 	a := mm.About{
 		Row: 9, Title: "references count: for reuse, and for reclaim before it clears a pte",
-		Who: "Andrea Arcangeli", When: "16 and 17 March 2009, after Linux 2.6.7", Lines: "6823-6852, 8305-8316",
+		Who: "Andrea Arcangeli", When: "16 and 17 March 2009, after Linux 2.6.7", Lines: "6823-6852, 8305-8314",
 		Changes: []string{
 			"fork, get_user_pages, gup-fast: row 1",
 			"COW fault: reuses the page only if page_count is 1",
 			"reclaim: try_to_unmap leaves the pte of an anonymous page alone that has more references than ptes, swap cache and reclaim; compared before the pte is cleared",
 		},
 		Claims: "both directions of the race without un-COWing in get_user_pages",
-		Open:   "gup-fast can take its reference between the comparison and the clearing of the pte; mprotect to read-only and back makes a store copy the page away from its own pin; a store to a page in swap takes it over by the counts of mappings and entries, whoever has it pinned (docs/findings.md); hugetlb for the reverse race (6870)",
+		Open:   "gup-fast can take its reference between the comparison and the clearing of the pte; mprotect to read-only and back makes a store copy the page away from its own pin; a store to a page in swap takes it over by the counts of mappings and entries, whoever has it pinned (docs/findings.md); hugetlb for the reverse race (6850-6852)",
 	}
 	if p.After {
 		a.Title = "references count: for reuse, and for reclaim when it has cleared and flushed a pte"
 		a.Changes[2] = "reclaim: try_to_unmap clears and flushes the pte of an anonymous page, and puts it back if there are more references than ptes, swap cache and reclaim"
-		a.Open = "mprotect to read-only and back makes a store copy the page away from its own pin; a store to a page in swap takes it over by the counts of mappings and entries, whoever has it pinned (docs/findings.md); hugetlb for the reverse race (6870); reclaim flushes ptes that it then puts back"
+		a.Open = "mprotect to read-only and back makes a store copy the page away from its own pin; a store to a page in swap takes it over by the counts of mappings and entries, whoever has it pinned (docs/findings.md); hugetlb for the reverse race (6850-6852); reclaim flushes ptes that it then puts back"
 	}
 	return a
 }

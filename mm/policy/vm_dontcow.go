@@ -28,6 +28,9 @@ import (
 // the page. The pin gets a new one, of zeroes. gup-fast, which the patch does not touch for
 // huge pages, hands out what is there, so that it needs a pin that goes the slow way.
 //
+// mlock, whose look-ups do not say that they are internal, holds mmap_sem for writing when the
+// conversion gives it back as if it were held for reading (1363).
+//
 // Left out: copy_page_range's WARN_ON for a copy that failed; make_vma_nocow's mutex, one for the machine, which only orders conversions of
 // different address spaces. And do_swap_page marks the page before it locks it, here as it
 // maps it: a fault that comes too late does not mark.
@@ -80,7 +83,7 @@ func (p VMDontCOW) About() mm.About {
 			"swap-in: marks the page",
 		},
 		Claims: "both directions of the race, for all users of get_user_pages that do not say they are internal; small pages",
-		Open:   "fork copies the whole VMA (2136); the child's copy is not one instant (1923); pages that were writable when the VMA was converted never get gup-fast; a slow pin takes a private mapping of huge pages its pages away; each copied page leaks a reference, and a marked page that was swapped out shared, or mprotected, meets the assertion (docs/findings.md)",
+		Open:   "fork copies the whole VMA (2136); the child's copy is not one instant (1923); pages that were writable when the VMA was converted never get gup-fast; a slow pin takes a private mapping of huge pages its pages away; mlock gives back an mmap_sem that it holds for writing; each copied page leaks a reference, and a marked page that was swapped out shared, or mprotected, meets the assertion (docs/findings.md)",
 	}
 	switch {
 	case p.Amended:

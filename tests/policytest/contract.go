@@ -29,6 +29,7 @@ var (
 	_ fs.VmsplicePinner = contract{}
 	_ mm.AccessWriter   = contract{}
 	_ mm.MmapSemHolder  = contract{}
+	_ mm.MlockPopulater = contract{}
 	_ mm.PTEChecker     = contract{}
 )
 
@@ -266,6 +267,12 @@ func (c contract) AccessWrite() bool {
 func (c contract) HoldsMmapSem(kind mm.PinKind) bool {
 	h, ok := c.Policy.(mm.MmapSemHolder)
 	return ok && h.HoldsMmapSem(kind)
+}
+
+// MlockPopulates implements mm.MlockPopulater.
+func (c contract) MlockPopulates() bool {
+	p, ok := c.Policy.(mm.MlockPopulater)
+	return ok && p.MlockPopulates()
 }
 
 // CheckPTE implements mm.PTEChecker.

@@ -83,6 +83,8 @@ func holes() []hole {
 		{5, "stock directio_sem pg_dontcow sentry_pin_copy anon_exclusive", emptyPool, [][]string{{"huge"}, {"fork"}, pinners()}, nil},
 		{6, "stock pg_gup sentry_pin_copy anon_exclusive", "lost-store", [][]string{{"huge"}, {"fork"}}, nil},
 		{41, pgGUPForces, "bug: invariant: pool of # KiB pages", [][]string{{"huge"}, {"mprotect r"}, pinners()}, nil},
+		{46, "vm_dontcow vm_dontcow_fixed vm_dontcow_amended", "bug: BUG: mmap_sem", [][]string{{"mlock"}}, nil},
+		{46, pgGUPForces, "livelock", [][]string{readOnly(), {"mlock"}}, nil},
 		{45, "vm_dontcow vm_dontcow_fixed vm_dontcow_amended", "bug: ", [][]string{{"huge"}, pinners()}, nil},
 		{39, "anon_exclusive", "leak-to-disk", [][]string{{"huge"}, {"fork"}, {"disk write"}}, nil},
 		{23, "pg_dontcow", "bug: pg_dontcow: VM_BUG_ON: do_wp_page does not reuse", [][]string{reclaim(), pinners(), {"fork"}}, nil},

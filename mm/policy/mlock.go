@@ -1,0 +1,24 @@
+package policy
+
+// MlockPopulates implements mm.MlockPopulater: in the kernel of the row mlock takes no
+// references (since Linux 2.6.38), and so no pin is seen. The rows of 2009 are on a kernel in
+// which it does, without saying that it is the kernel's own.
+func (GUPCowBreak) MlockPopulates() bool { return true }
+
+// MlockPopulates implements mm.MlockPopulater.
+func (WPCopy) MlockPopulates() bool { return true }
+
+// MlockPopulates implements mm.MlockPopulater.
+func (PinCopy) MlockPopulates() bool { return true }
+
+// MlockPopulates implements mm.MlockPopulater.
+func (AnonExclusive) MlockPopulates() bool { return true }
+
+// MlockPopulates implements mm.MlockPopulater.
+func (MapcountUnshare) MlockPopulates() bool { return true }
+
+// MlockPopulates implements mm.MlockPopulater.
+func (VMNoCOW) MlockPopulates() bool { return true }
+
+// MlockPopulates implements mm.MlockPopulater: the sentry's mlock is its own, and pins nothing.
+func (SentryPinCopy) MlockPopulates() bool { return true }
