@@ -193,6 +193,7 @@ func TestInterrupt(t *testing.T) {
 		{"run", "run forkscrew -rounds 1000000 -policy pg_gup", `parallel regime: interrupted`},
 		{"litmus", "litmus S7 -policies stock,pg_gup -schedules 1000000000", `Observation S7 Sometimes`},
 		{"replay", "replay @ -times 1000000000", ``},
+		{"claims", "claims C15 C12 -deep -schedules 20", `(?m)^C15 +depends`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -114,7 +114,7 @@ func (l *Lab) Explore(v workload.Verdict, t *explore.Target) *Race {
 // explore searches a target for v; cut says whether schedules that repeat others may be left out
 // where all are searched.
 func (l *Lab) explore(t *explore.Target, v workload.Verdict, e effort, cut bool) *Race {
-	r := &Race{}
+	r := &Race{asked: v}
 	ways := []func(){
 		func() { l.sample(r, t, v, e) },
 		func() { l.exhaust(r, t, v, e, cut) },
@@ -142,7 +142,7 @@ func (l *Lab) sample(r *Race, t *explore.Target, v workload.Verdict, e effort) {
 	if err != nil {
 		fail("%w", err)
 	}
-	r.searches = append(r.searches, search{Report: rep, kind: sampled, limit: o.Schedules, bound: fmt.Sprintf("%d schedules", rep.Schedules)})
+	r.searches = slices.Insert(r.searches, 0, search{Report: rep, kind: sampled, limit: o.Schedules, bound: fmt.Sprintf("%d schedules", rep.Schedules)})
 	r.must(t)
 }
 
