@@ -16,11 +16,12 @@ import (
 func runClaims(e *env, args []string) error {
 	fs := newFlags(e, "claims", "[flags] [ID...]", `Settle the thread's disputes by experiment: what was said, what was run, whether it is so.
 
-Races are searched with a bounded number of schedules. With -deep, what no such schedule
-answers is searched in every schedule with at most two preemptions (at most one where a claim
-asks all policies the same), and the verdict says "exhaustive" with the counts. A search that
-comes to -limit says that it has not ended, how far it came and what is left. A device that acts
-before its turn, which is when no CPU can go on, is a preemption too.
+Races are searched with a bounded number of schedules. With -deep, what none of them answers
+is searched in every schedule with at most two preemptions (one, where a claim asks all
+policies the same of a longer program), and the verdict says "exhaustive" with the counts. A
+search that comes to -limit says that it has not ended, how far it came and what is left. A
+device that acts before its turn, which is when no CPU can go on, is a preemption too.
+
 Costs are counted in the timed regime; a comparison of times counts only if it survives
 each constant of the cost model being varied by half either way.
 

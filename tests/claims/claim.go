@@ -95,7 +95,7 @@ type Options struct {
 	// Schedules bounds each search; zero means DefaultSchedules.
 	Schedules uint64
 	// Deep goes on where a sample has not answered what is asked, with every schedule that has at
-	// most two preemptions; at most one, where a claim asks all policies the same.
+	// most two preemptions; at most one, where a claim asks all policies the same of a longer program.
 	Deep bool
 	// Limit ends each search of all schedules after so many with Deep: the evidence then says that it
 	// did not end, and what is left. Zero means DefaultLimit.

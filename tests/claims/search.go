@@ -33,10 +33,10 @@ const deepPreemptions = 2
 const manyMore = 10
 
 // inRows is how hard each policy is searched where a claim asks all of them the same: what is asked
-// is not rare, so a sample of so many will do, and with Deep all schedules with at
-// most one preemption. There are a hundred such searches and more.
-func (l *Lab) inRows(schedules uint64) effort {
-	return effort{schedules: min(schedules, l.o.Schedules), first: true, preemptions: 1}
+// is not rare, so a sample of so many will do, and with Deep all schedules with so many preemptions:
+// there are a hundred such searches and more.
+func (l *Lab) inRows(schedules uint64, preemptions int) effort {
+	return effort{schedules: min(schedules, l.o.Schedules), first: true, preemptions: preemptions}
 }
 
 // Search searches the small form of a workload, with parameters as "a=0", under a policy. What is
