@@ -16,9 +16,16 @@ import (
 func runClaims(e *env, args []string) error {
 	fs := newFlags(e, "claims", "[flags] [ID...]", `Settle the thread's disputes by experiment: what was said, what was run, whether it is so.
 
-Races are searched with a bounded number of schedules, or with -deep in every schedule
-with at most two preemptions. Costs are counted in the timed regime; a comparison of times
-counts only if it survives each constant of the cost model being varied by half either way.
+Races are searched with a bounded number of schedules. With -deep, what none of them answers
+is searched in every schedule with at most two preemptions (one, where a claim asks all
+policies the same of a longer program), and the verdict says "exhaustive" with the counts. A
+search that comes to -limit says that it has not ended, how far it came and what is left. A
+device that acts before its turn, which is when no CPU can go on, is a preemption too.
+
+Costs are counted in the timed regime; a comparison of times counts only if it survives
+each constant of the cost model being varied by half either way.
+
+Ctrl-C ends it with the claims that have been settled.
 
 Exit codes: 0 if every claim has a verdict, 1 if an experiment could not be made.`,
 		"cowlab claims -list",
@@ -26,7 +33,8 @@ Exit codes: 0 if every claim has a verdict, 1 if an experiment could not be made
 		"cowlab claims -format json")
 	form := fs.String("format", "text", "text or json")
 	schedules := fs.Uint64("schedules", claims.DefaultSchedules, "schedules of each search")
-	deep := fs.Bool("deep", false, "search every schedule with at most two preemptions instead; many minutes for some claims")
+	deep := fs.Bool("deep", false, "go on with every schedule that has at most two preemptions; all claims take DEEPTIME on two idle cores")
+	limit := fs.Uint64("limit", claims.DefaultLimit, "with -deep: end each search of all schedules after so many, and say so")
 	seed := fs.Uint64("seed", 1, "numbers the searches; the same seed searches the same schedules")
 	workers := fs.Int("workers", 0, "host threads that search; 0 means one for each core")
 	list := fs.Bool("list", false, "list the claims, and run nothing")
@@ -41,8 +49,11 @@ Exit codes: 0 if every claim has a verdict, 1 if an experiment could not be made
 	if !given(fs, "draw") {
 		*draw = len(ids) == 1
 	}
-	if *schedules == 0 || *workers < 0 {
-		return usagef("-schedules must be positive, and -workers not negative")
+	if *schedules == 0 || *limit == 0 || *workers < 0 {
+		return usagef("-schedules and -limit must be positive, and -workers not negative")
+	}
+	if given(fs, "limit") && !*deep {
+		return usagef("-limit bounds the searches of -deep, which is not given")
 	}
 	chosen := claims.All()
 	if len(ids) > 0 {
@@ -58,11 +69,14 @@ Exit codes: 0 if every claim has a verdict, 1 if an experiment could not be made
 	}
 	bar := newProgress(e)
 	settled, err := claims.Run(e.ctx, chosen, claims.Options{
-		Policies: e.policies, Schedules: *schedules, Deep: *deep, Seed: *seed, Workers: *workers,
+		Policies: e.policies, Schedules: *schedules, Deep: *deep, Limit: *limit, Seed: *seed, Workers: *workers,
 	}, bar.show)
 	bar.clear()
-	if err != nil && !errors.Is(err, context.Canceled) {
-		return err
+	if err != nil {
+		if !errors.Is(err, context.Canceled) {
+			return err
+		}
+		fmt.Fprintf(e.stderr, "cowlab: in %s; %d of %d claims are settled\n", chosen[len(settled)].ID, len(settled), len(chosen))
 	}
 	var werr error
 	if *form == "json" {

@@ -198,6 +198,7 @@ func TestInterrupt(t *testing.T) {
 		{"run", "run forkscrew -rounds 1000000 -policy pg_gup", `interrupts are caught`, `parallel regime: interrupted`},
 		{"litmus", "litmus S7 -policies stock,pg_gup -schedules 60000", ` [1-9]\d*% stock on S7`, `Observation S7 Sometimes`},
 		{"replay", "replay @ -times 1000000000", `replay [1-9]\d* of 1000000000`, ``},
+		{"claims", "claims C15 C12 -deep -schedules 20", `% C12`, `(?m)^C15 +depends`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -95,7 +95,7 @@ type Options struct {
 	// Schedules bounds each search; zero means DefaultSchedules.
 	Schedules uint64
 	// Deep goes on where a sample has not answered what is asked, with every schedule that has at
-	// most two preemptions; at most one, where a claim asks all policies the same.
+	// most two preemptions; at most one, where a claim asks all policies the same of a longer program.
 	Deep bool
 	// Limit ends each search of all schedules after so many with Deep: the evidence then says that it
 	// did not end, and what is left. Zero means DefaultLimit.
@@ -110,7 +110,7 @@ type Options struct {
 const DefaultSchedules = 600
 
 // DefaultLimit is how many schedules a search of all takes that does not say.
-const DefaultLimit = 250_000
+const DefaultLimit = 300_000
 
 // Settled is a claim with its result.
 type Settled struct {
@@ -165,7 +165,11 @@ func settle(l *Lab, c Claim) (s Settled) {
 	s.Result = c.Settle(l)
 	s.Bound = bounds(l.made, &l.o)
 	if s.Verdict == NotFound {
-		s.On = strings.TrimSuffix("in "+s.Bound+"; "+s.On, "; ")
+		on := s.Bound + "; " + s.On
+		if !l.o.Deep {
+			on = "in " + on
+		}
+		s.On = strings.TrimSuffix(on, "; ")
 	}
 	return s
 }

@@ -56,13 +56,13 @@ func TestDeepIsExhaustive(t *testing.T) {
 	assert.Equal(t, Confirmed, s.Verdict)
 	assert.Contains(t, texts(s), fmt.Sprintf("stock on user_ways way=1: nothing in 50 schedules and in all %d schedules with at most 2 preemptions, %d of them cut, %d classes",
 		told.Schedules, told.Merged, told.Classes))
-	assert.Equal(t, fmt.Sprintf("of 3 searches exhaustive to 2 preemptions in 1, answered by a schedule in 2: %d schedules, %d equivalence classes told apart",
+	assert.Equal(t, fmt.Sprintf("searches: 2 answered by a schedule, 1 exhaustive to 2 preemptions; %d schedules, %d equivalence classes told apart",
 		told.Schedules+3*50, told.Classes), s.Bound, "what a sample shows needs no more")
 
 	s = settleOne(t, *Lookup("C15"), o)
 	assert.Equal(t, Depends, s.Verdict)
 	assert.Contains(t, texts(s), "stock on swap-load-first: nothing in 50 schedules and in all 1 schedules with at most 2 preemptions")
-	assert.Contains(t, s.Bound, "of 4 searches exhaustive to 2 preemptions in 2, answered by a schedule in 2")
+	assert.Contains(t, s.Bound, "searches: 2 answered by a schedule, 2 exhaustive to 2 preemptions; ")
 
 	target, err := target("swapout-plain", policy.Lookup("pg_gup"), hosts)
 	require.NoError(t, err)
@@ -70,6 +70,26 @@ func TestDeepIsExhaustive(t *testing.T) {
 	s = settleOne(t, neverLost, o)
 	assert.Equal(t, Refuted, s.Verdict, "no schedule of all within the bound shows it")
 	assert.Equal(t, []string{fmt.Sprintf("pg_gup on swapout-plain: nothing in 50 schedules and in all %d schedules with at most 2 preemptions", plain.Schedules)}, texts(s))
+}
+
+// TestDeepSaysWhichSearchDecided: where a sample follows a search in order that has answered
+// nothing, what is said is how far that one came.
+func TestDeepSaysWhichSearchDecided(t *testing.T) {
+	inOrder := Claim{ID: "C999", Settle: func(l *Lab) Result {
+		r := l.AskAll(workload.LostRead, "pg_gup", "swapout-plain")
+		return Result{Verdict: Settle(r.Shows(workload.LostRead)), Evidence: Evidences(r)}
+	}}
+	s := settleOne(t, inOrder, Options{Schedules: 5, Deep: true})
+	assert.Contains(t, s.Bound, "searches: 1 exhaustive to 2 preemptions; ")
+	s = settleOne(t, inOrder, Options{Schedules: 5, Deep: true, Limit: 3})
+	assert.Contains(t, s.Bound, "searches: 1 not ended within 3 schedules; 8 schedules")
+	assert.Equal(t, NotFound, s.Verdict)
+	lost := Claim{ID: "C998", Settle: func(l *Lab) Result {
+		r := l.AskAll(workload.LostRead, "wp_page_count_noswap_fixed", "swap-cached-pin")
+		return Result{Verdict: Settle(r.Shows(workload.LostRead)), Evidence: Evidences(r)}
+	}}
+	s = settleOne(t, lost, Options{Schedules: 10})
+	assert.Equal(t, Confirmed, s.Verdict, "what no schedule with few preemptions shows, because a disk has to come early, a sample does: %s", s.detail())
 }
 
 // neverLost is a claim that is wrong, in a program with few schedules.
@@ -98,10 +118,10 @@ func TestDeepThatIsCutSaysSo(t *testing.T) {
 	assert.Equal(t, NotFound, s.Verdict)
 	assert.Equal(t, []string{fmt.Sprintf("pg_gup on swapout-plain: nothing in 5 schedules and in %d schedules: "+
 		"all %d with at most 1 preemption, and the first 1 with 2 preemptions, not ended: at least %d are left", limit, few, left)}, texts(s))
-	assert.Equal(t, fmt.Sprintf("of 1 searches not ended within %d schedules in 1: %d schedules", limit, 5+limit), s.Bound)
-	assert.Equal(t, "in "+s.Bound, s.On)
+	assert.Equal(t, fmt.Sprintf("searches: 1 not ended within %d schedules; %d schedules", limit, 5+limit), s.Bound)
+	assert.Equal(t, s.Bound, s.On)
 
 	s = settleOne(t, *Lookup("C29"), Options{Schedules: 50, Deep: true, Limit: 40})
 	assert.Equal(t, Confirmed, s.Verdict)
-	assert.Contains(t, s.Bound, "not ended within 40 schedules in 1, answered by a schedule in 2")
+	assert.Contains(t, s.Bound, "searches: 2 answered by a schedule, 1 not ended within 40 schedules; ")
 }

@@ -17,8 +17,9 @@
 //
 //   - a race ([Lab.Search]): the small form of a workload under a policy, searched with a
 //     bounded number of schedules. Where something is found, a token replays it; where
-//     nothing is, that holds for the schedules searched ([Options].Deep makes that all
-//     schedules with few preemptions).
+//     nothing is, that holds for the schedules searched. With [Options].Deep what they do not
+//     answer is searched in all schedules with few preemptions, up to [Options].Limit: the
+//     evidence says how many those are, or that there are more and how many are known to be left.
 //     [Lab.First] ends with the first schedule that shows something, where a claim only asks
 //     whether there is one.
 //   - a program that only one claim asks for ([Lab.Ask], and [Lab.AskAll] for every schedule

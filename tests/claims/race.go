@@ -15,6 +15,7 @@ import (
 // schedules within a bound, or one after the other.
 type Race struct {
 	Policy, Workload, Params string
+	asked                    workload.Verdict
 	searches                 []search
 }
 
@@ -219,42 +220,46 @@ func bounds(made []*Race, o *Options) string {
 	if !o.Deep {
 		return asked(made)
 	}
-	var through [3]int // searches by the preemptions they are exhaustive to
+	how := map[string]int{} // searches
+	var order []string
 	var schedules, classes uint64
-	var every, cut, one int
 	for _, r := range made {
 		for _, s := range r.searches {
 			schedules += s.Schedules
 			classes += s.classes
 		}
-		switch s := r.searches[len(r.searches)-1]; s.kind {
-		case exhaustive:
-			through[s.through]++
-		case eachClass:
-			every++
-		case cutShort:
-			cut++
-		case answered, sampled:
-			one++
+		h := r.settled(o.Limit)
+		if how[h] == 0 {
+			order = append(order, h)
 		}
+		how[h]++
 	}
+	slices.Sort(order)
 	var parts []string
-	say := func(n int, format string, args ...any) {
-		if n > 0 {
-			parts = append(parts, fmt.Sprintf(format, args...)+fmt.Sprintf(" in %d", n))
-		}
+	for _, h := range order {
+		parts = append(parts, fmt.Sprintf("%d %s", how[h], h))
 	}
-	say(every, "exhaustive over all schedules")
-	for k := len(through) - 1; k >= 0; k-- {
-		say(through[k], "exhaustive to %s", preemptions(k))
-	}
-	say(cut, "not ended within %d schedules", o.Limit)
-	say(one, "answered by a schedule")
-	s := fmt.Sprintf("of %d searches %s: %d schedules", len(made), strings.Join(parts, ", "), schedules)
+	s := fmt.Sprintf("searches: %s; %d schedules", strings.Join(parts, ", "), schedules)
 	if classes > 0 {
 		s += fmt.Sprintf(", %d equivalence classes told apart", classes)
 	}
 	return s
+}
+
+// settled says in what way a search with Deep came to its end.
+func (r *Race) settled(limit uint64) string {
+	for _, s := range r.searches {
+		switch s.kind {
+		case eachClass:
+			return "exhaustive over all schedules"
+		case exhaustive:
+			return "exhaustive to " + preemptions(s.through)
+		}
+	}
+	if r.Found(r.asked) {
+		return "answered by a schedule"
+	}
+	return fmt.Sprintf("not ended within %d schedules", limit)
 }
 
 // asked says how many schedules the searches of an experiment were meant to have, those
@@ -262,10 +267,12 @@ func bounds(made []*Race, o *Options) string {
 func asked(made []*Race) string {
 	least, most := uint64(math.MaxUint64), uint64(0)
 	for _, r := range made {
+		limit := uint64(0)
 		for _, s := range r.searches {
-			if s.limit > 0 {
-				least, most = min(least, s.limit), max(most, s.limit)
-			}
+			limit = max(limit, s.limit)
+		}
+		if limit > 0 {
+			least, most = min(least, limit), max(most, limit)
 		}
 	}
 	switch {

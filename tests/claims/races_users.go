@@ -84,7 +84,7 @@ func settleC27(l *Lab) Result {
 		if p.Name() == "stock" {
 			continue
 		}
-		r := l.ask(workload.TornSnapshot, p.Name(), "claim-c27-order", l.inRows(120))
+		r := l.ask(workload.TornSnapshot, p.Name(), "claim-c27-order", l.inRows(120, 1))
 		if !r.Found(workload.TornSnapshot) {
 			not, none = append(not, p.Name()), append(none, r)
 			continue
@@ -118,7 +118,7 @@ func settleC31(l *Lab) Result {
 	var alone, shared []*Race // that did not show it
 	for _, p := range l.o.Policies {
 		for _, params := range []string{"", "aio=1", "exit=1", "exit=2"} {
-			r := l.search(workload.ChildChanged, p.Name(), "unmap_pin", params, l.inRows(30))
+			r := l.search(workload.ChildChanged, p.Name(), "unmap_pin", params, l.inRows(30, 1))
 			if r.Found(workload.ChildChanged) {
 				bystander++
 				first = r
@@ -126,7 +126,7 @@ func settleC31(l *Lab) Result {
 				alone = append(alone, r)
 			}
 		}
-		r := l.ask(workload.ChildChanged, p.Name(), "claim-c31-child", l.inRows(40))
+		r := l.ask(workload.ChildChanged, p.Name(), "claim-c31-child", l.inRows(40, 1))
 		if r.Found(workload.ChildChanged) {
 			child++
 			if shown == nil {
@@ -164,7 +164,7 @@ func settleC35(l *Lab) Result {
 	var none []*Race
 	for _, p := range l.o.Policies {
 		for _, side := range []string{"side=0", "side=1", "side=2", "side=3"} {
-			r := l.search(workload.LeakToChild, p.Name(), "vmsplice", side, l.inRows(60))
+			r := l.search(workload.LeakToChild, p.Name(), "vmsplice", side, l.inRows(60, deepPreemptions))
 			if !r.Found(workload.LeakToChild) {
 				none = append(none, r)
 				continue

@@ -33,10 +33,10 @@ const deepPreemptions = 2
 const manyMore = 10
 
 // inRows is how hard each policy is searched where a claim asks all of them the same: what is asked
-// is not rare, so a sample of so many will do, and with Deep all schedules with at
-// most one preemption. There are a hundred such searches and more.
-func (l *Lab) inRows(schedules uint64) effort {
-	return effort{schedules: min(schedules, l.o.Schedules), first: true, preemptions: 1}
+// is not rare, so a sample of so many will do, and with Deep all schedules with so many preemptions:
+// there are a hundred such searches and more.
+func (l *Lab) inRows(schedules uint64, preemptions int) effort {
+	return effort{schedules: min(schedules, l.o.Schedules), first: true, preemptions: preemptions}
 }
 
 // Search searches the small form of a workload, with parameters as "a=0", under a policy. What is
@@ -114,7 +114,7 @@ func (l *Lab) Explore(v workload.Verdict, t *explore.Target) *Race {
 // explore searches a target for v; cut says whether schedules that repeat others may be left out
 // where all are searched.
 func (l *Lab) explore(t *explore.Target, v workload.Verdict, e effort, cut bool) *Race {
-	r := &Race{}
+	r := &Race{asked: v}
 	ways := []func(){
 		func() { l.sample(r, t, v, e) },
 		func() { l.exhaust(r, t, v, e, cut) },
@@ -142,7 +142,7 @@ func (l *Lab) sample(r *Race, t *explore.Target, v workload.Verdict, e effort) {
 	if err != nil {
 		fail("%w", err)
 	}
-	r.searches = append(r.searches, search{Report: rep, kind: sampled, limit: o.Schedules, bound: fmt.Sprintf("%d schedules", rep.Schedules)})
+	r.searches = slices.Insert(r.searches, 0, search{Report: rep, kind: sampled, limit: o.Schedules, bound: fmt.Sprintf("%d schedules", rep.Schedules)})
 	r.must(t)
 }
 
