@@ -114,7 +114,7 @@ func (h hole) draw(t *testing.T, l *Lab, w *explore.Witness) string {
 	says, runs, capture := said(w.Detail), 60, matrix.CaptureOptions()
 	capture.Snapshot = nil
 	if h.verdict == workload.Livelock {
-		runs, capture.MaxSteps = 6, 200 // the loop is short, and a run of it is long
+		runs, capture.MaxSteps = 6, 400 // the loop is short, and a run of it is long
 	}
 	least, err := explore.Shrink(t.Context(), tgt, w.Spec, explore.ShrinkOptions{Runs: runs, Same: func(o explore.Observation) bool {
 		return o.Verdict == w.Verdict && (h.verdict != workload.Bug || said(o.Detail) == says)
@@ -131,7 +131,7 @@ func (h hole) draw(t *testing.T, l *Lab, w *explore.Witness) string {
 		device = device || s.OpID == x86.OpDMARead || s.OpID == x86.OpDMAWrite
 		huge = huge || s.Func == "copy_huge_page" // a thousand rows
 	}
-	if huge || len(lanes) < 2 || !device && h.verdict != workload.Deadlock {
+	if huge || len(lanes) < 2 || h.verdict == workload.Livelock || !device && h.verdict != workload.Deadlock {
 		o.Show = func(s *explore.Step) bool {
 			switch s.ObjID.Class() {
 			case x86.ClassPTE:

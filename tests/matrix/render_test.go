@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -261,4 +262,51 @@ func TestHunt(t *testing.T) {
 	c.Verdict = workload.Safe
 	c.judge(map[workload.Verdict]evidence{workload.Leak: {}})
 	assert.Equal(t, Runs, c.How)
+}
+
+// TestRare: cells in which a longer search has met something are searched longer, others are not; what is
+// entered is what that finds, with its token. The stored matrix has a witness in each of them.
+func TestRare(t *testing.T) {
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	f, err := os.Open("../testdata/matrix.json")
+	require.NoError(t, err)
+	defer f.Close()
+	stored, err := ReadJSON(f)
+	require.NoError(t, err)
+	w := workload.Lookup("torn")
+	values, err := w.Parse("apart=1", true)
+	require.NoError(t, err)
+	// On small pages these two are torn in one of two schedules, and never.
+	torn, whole := Target(w, values, policy.Lookup("pg_dontcow"), hosts), Target(w, values, policy.Stock{}, hosts)
+	for _, r := range rarities() {
+		for _, p := range r.policies {
+			c := stored.Cell(p, r.workload, r.params)
+			require.NotNil(t, c, "%s on %s %s", p, r.workload, r.params)
+			assert.Equal(t, r.verdict, c.Verdict)
+			assert.Equal(t, Witness, c.How)
+		}
+	}
+	r := rarities()[0]
+	o := &Options{Schedules: 1, Seed: 1}
+	for _, c := range []struct {
+		cell   Cell
+		target *explore.Target
+		found  bool
+	}{
+		{Cell{Policy: r.policies[0], Workload: r.workload, Params: r.params}, torn, true},
+		{Cell{Policy: r.policies[0], Workload: r.workload, Params: r.params}, whole, false},
+		{Cell{Policy: r.policies[0], Workload: r.workload, Params: ""}, torn, false},
+		{Cell{Policy: "stock", Workload: r.workload, Params: r.params}, torn, false},
+	} {
+		seen := map[workload.Verdict]evidence{}
+		require.NoError(t, c.cell.rare(t.Context(), c.target, o, seen))
+		if !c.found {
+			assert.Empty(t, seen, "%s on %s %s", c.cell.Policy, c.cell.Workload, c.cell.Params)
+			continue
+		}
+		tok, err := explore.ParseToken(seen[r.verdict].token)
+		require.NoError(t, err)
+		assert.Equal(t, string(r.verdict), c.target.Run(tok.Spec.Strategy(), nil).Verdict)
+	}
 }

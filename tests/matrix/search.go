@@ -53,6 +53,9 @@ func runCell(ctx context.Context, w workload.Variant, p mm.Policy, hosts *kernel
 		if err := hunt(ctx, target, o, seen); err != nil {
 			return c, err
 		}
+		if err := c.rare(ctx, target, o, seen); err != nil {
+			return c, err
+		}
 	}
 	if len(seen) == 0 && o.Complete > 0 && o.Schedules > 0 && !o.Exhaustive && ctx.Err() == nil {
 		bound, err := c.complete(ctx, target, o, seen)

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -125,6 +126,45 @@ func TestKnownAsksForDeeds(t *testing.T) {
 	plain := []string{"disk write", "fork", "store"}
 	assert.Equal(t, 22, Known("directed_cow", "stale-write", plain, func() []deed { return []deed{cowTakes} }))
 	assert.Zero(t, Known("directed_cow", "stale-write", plain, func() []deed { return []deed{cowCopies} }))
+	assert.Equal(t, 19, Known("dio_range_lock", "stale-write", plain, func() []deed { return []deed{cowTakes} }))
+	assert.Zero(t, Known("dio_range_lock_fixed", "stale-write", plain, func() []deed { return []deed{cowTakes} }))
+}
+
+// TestKnownTellsFailedForks: pg_dontcow's assertion is finding 37 where a fork that finds no memory has shared a
+// pinned page, and 23 where reclaim has unmapped it before, whether or not an allocation was to fail.
+func TestKnownTellsFailedForks(t *testing.T) {
+	if race {
+		t.Skip("searches of one goroutine; builds without the race detector run it")
+	}
+	hosts := kernel.NewHosts()
+	defer hosts.Close()
+	row := policy.Lookup("pg_dontcow")
+	for _, c := range []struct {
+		program string
+		fails   bool
+		want    int
+	}{
+		{"fork-nomem-store", false, 37},
+		{"swap-before-fork", false, 23},
+		{"swap-before-fork", true, 23},
+	} {
+		s, err := scenarios.Lookup(c.program)
+		require.NoError(t, err)
+		if c.fails {
+			from, err := scenarios.Lookup("fork-nomem-store")
+			require.NoError(t, err)
+			s = s.With(func(c *scenarios.Scenario) { c.Fails = from.Fails })
+		}
+		p := bare(t, s)
+		rep, err := explore.Search(context.Background(), *p.Target(row, hosts), explore.Options{Schedules: 400, Seed: 1, StopAtFirst: true, Bad: Broken})
+		require.NoError(t, err)
+		i := slices.IndexFunc(rep.Witnesses, func(w explore.Witness) bool { return Broken(w.Verdict) })
+		if assert.GreaterOrEqual(t, i, 0, "%s: %v", c.program, rep.ByVerdict) {
+			w := &rep.Witnesses[i]
+			assert.Contains(t, w.Verdict, reuseAsserted)
+			assert.Equal(t, c.want, p.known(row, hosts, w), "%s: %s", c.program, w.Detail)
+		}
+	}
 }
 
 // countedNoSwap is row 8 as it is meant with the count at swap-in.

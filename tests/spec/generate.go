@@ -36,7 +36,7 @@ func Seed(name string) (seed uint64, ok bool) {
 
 // sites are allocations that can fail while the threads run.
 var sites = []string{
-	"any", "any", "any", "any", "fork_pre_cow", "fork_pre_cow", "fork_pre_cow", "do_wp_page", "do_wp_page", "do_anonymous_page", "anon_vma",
+	"any", "any", "any", "decow_one_pte", "fork_pre_cow", "fork_pre_cow", "fork_pre_cow", "do_wp_page", "do_wp_page", "do_anonymous_page", "anon_vma",
 	"vm_area_struct", "mm_struct", "dio", "kiocb", "driver_pages", "add_to_swap_cache", "get_swap_page", "pgd_alloc", "madv_dontcow", "zero_page",
 	"sentry_pin_copy", "ksm_fork", "vm_nocow",
 }

@@ -186,9 +186,12 @@ func (m *Model) classify(f *Finding, t *Term, got byte, known bool) {
 	case old && arrives:
 		// Either that is lost, or a store that races with it, and may come later.
 		f.Verdict, f.Needs = LostRead, needs
+		if known && m.washed(got, t.cell) {
+			f.Needs |= m.leaks() // or the disk had what it should not have had
+		}
 	case old:
 		f.Verdict, f.Needs = LostStore, 0
-	case arrives && !stored:
+	case arrives && (!stored || known && m.washed(got, t.cell)):
 		// Another's store, read from the disk: it has leaked there before.
 		f.Verdict, f.Needs = LeakToDisk, m.leaks()
 	default:
@@ -214,6 +217,27 @@ func (m *Model) leaks() (g mm.Guarantee) {
 		}
 	}
 	return g
+}
+
+// washed reports whether a value can have come to a byte of memory by way of the disk: what is read into the
+// byte is where something is written from memory into whose place another process stores the value.
+func (m *Model) washed(v byte, c cell) bool {
+	for _, in := range m.writes[c] {
+		if !in.device || in.from == nil || in.from.name != "disk" {
+			continue
+		}
+		for _, out := range m.writes[*in.from] {
+			if out.from == nil {
+				continue
+			}
+			for _, o := range m.every {
+				if !o.device && o.from == nil && o.val.Has(v) && o.to.name == out.from.name && o.to.off == out.from.off && o.to.proc != out.from.proc {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // ownedBy reports whether a value was ever in the memory that is written to a place of the disk.

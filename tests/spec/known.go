@@ -39,6 +39,9 @@ const (
 // emptyPool is how finding 5 ends with no huge page left.
 const emptyPool = "bug: BUG: hugetlb_cow: page_count is # after unmap_ref_private"
 
+// reuseAsserted is how findings 23 and 37 end under pg_dontcow.
+const reuseAsserted = "bug: pg_dontcow: VM_BUG_ON: do_wp_page does not reuse"
+
 // holes are what docs/findings.md describes, as random programs meet it. The first that fits
 // counts.
 func holes() []hole {
@@ -71,6 +74,8 @@ func holes() []hole {
 		{35, "dio_range_lock dio_range_lock_fixed", "lost-read", [][]string{{"disk read"}, {"fork"}, {"mremap"}}, []deed{cowCopies}},
 		{34, "dio_range_lock_fixed", "bug: BUG: mmput", [][]string{{"disk read", "disk write"}}, nil},
 		{19, "dio_range_lock", "lost-read", [][]string{{"disk read"}, {"fork"}}, nil},
+		{19, "dio_range_lock", "stale-write", [][]string{{"disk write"}, {"fork"}}, []deed{cowTakes}},
+		{19, "dio_range_lock", "leak-to-disk", [][]string{{"disk write"}, {"fork"}}, []deed{cowTakes}},
 		{19, "dio_range_lock", "leak", [][]string{{"disk read", "disk write"}}, nil},
 		{19, "dio_range_lock", "livelock", [][]string{{"disk read", "disk write"}}, nil},
 		{19, "dio_range_lock_fixed", "livelock", [][]string{{"disk read", "disk write"}, {"fork"}}, nil},
@@ -87,7 +92,8 @@ func holes() []hole {
 		{46, pgGUPForces, "livelock", [][]string{readOnly(), {"mlock"}}, nil},
 		{45, "vm_dontcow vm_dontcow_fixed vm_dontcow_amended", "bug: ", [][]string{{"huge"}, pinners()}, nil},
 		{39, "anon_exclusive", "leak-to-disk", [][]string{{"huge"}, {"fork"}, {"disk write"}}, nil},
-		{23, "pg_dontcow", "bug: pg_dontcow: VM_BUG_ON: do_wp_page does not reuse", [][]string{reclaim(), pinners(), {"fork"}}, nil},
+		{37, "pg_dontcow", reuseAsserted, [][]string{{"fail any", "fail decow_one_pte"}, {"fork"}, pinners()}, []deed{forkShares, forkSharesRO}},
+		{23, "pg_dontcow", reuseAsserted, [][]string{reclaim(), pinners(), {"fork"}}, nil},
 		{23, "pg_dontcow_v2", "bug: pg_dontcow_v#: VM_BUG_ON: do_wp_page does not reuse", [][]string{reclaim(), pinners(), {"fork"}}, nil},
 		{23, "vm_dontcow_amended", "bug: vm_dontcow: VM_BUG_ON: do_wp_page does not reuse", [][]string{reclaim(), pinners(), {"fork"}}, nil},
 	}
