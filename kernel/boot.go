@@ -95,6 +95,11 @@ func Boot(o Options) (*Machine, error) {
 	if o.CPUs == 0 {
 		o.CPUs = 1
 	}
+	isolated := 0
+	if o.ReclaimEvents > 0 {
+		o.addReclaimer()
+		isolated = 1
+	}
 	o.Memory = o.memory()
 	m.opts, m.hosts = o, o.Hosts
 	mem, err := o.Hosts.Mem.NewMemory(x86.MemoryOptions{Bytes: o.Memory})
@@ -102,7 +107,7 @@ func Boot(o Options) (*Machine, error) {
 		return nil, fmt.Errorf("kernel: Memory: %w", err)
 	}
 	m.mem = mem
-	if err := m.boot(); err != nil {
+	if err := m.boot(isolated); err != nil {
 		if m.sched != nil {
 			m.sched.Shutdown()
 		}
@@ -112,7 +117,7 @@ func Boot(o Options) (*Machine, error) {
 	return m, nil
 }
 
-func (m *Machine) boot() error {
+func (m *Machine) boot(isolated int) error {
 	o := &m.opts
 	if o.Prefault && !m.mem.Prefault(0, int(m.mem.Frames())) {
 		return &LimitError{"Memory", o.Memory, o.Memory - x86.PageSize, "Prefault: other machines hold the host's share"}
@@ -120,7 +125,7 @@ func (m *Machine) boot() error {
 	m.trace = trace.New(o.CPUs, trace.Options{Events: o.Events, Ring: o.Ring, Serial: o.Regime != sched.Parallel})
 	var err error
 	m.sched, err = sched.New(sched.Options{
-		CPUs: o.CPUs, Regime: o.Regime, Strategy: o.Strategy, Preempt: o.Preempt, SliceNS: o.SliceNS,
+		CPUs: o.CPUs, Isolated: isolated, Regime: o.Regime, Strategy: o.Strategy, Preempt: o.Preempt, SliceNS: o.SliceNS,
 		StepLimit: o.StepLimit, LivelockNS: o.LivelockNS, Watchdog: o.Watchdog, CheckLocks: o.CheckLocks, TSO: o.TSO, CheckRaces: o.CheckRaces,
 		Mem: m.mem, Cost: o.Cost, Trace: m.trace, Host: o.Hosts.Sched,
 	})
@@ -138,6 +143,9 @@ func (m *Machine) boot() error {
 	}
 	if o.FailEvents > 0 {
 		m.pages.OfferFailures(o.FailSite, o.FailEvents)
+	}
+	if o.ReclaimEvents > 0 {
+		m.sys.BootReclaimer(o.ReclaimEvents, o.CPUs-1)
 	}
 	m.pages.OutOfMemory = m.outOfMemoryKill
 	m.tasklist.Init(m.sched, lock.TaskList)

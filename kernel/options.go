@@ -75,6 +75,12 @@ type Options struct {
 	// at a place that is known. Free regime only.
 	FailEvents int
 	FailSite   string
+	// ReclaimEvents makes it a choice of the search that a page is reclaimed: each of the pages that
+	// are on a list of reclaim when OfferReclaim is called is an event that the strategy may
+	// let happen between any two steps, and so many of them do something. The machine has one
+	// more CPU then, for the task that does it, and a swap disk, turned on when the first
+	// thread begins, if none of Disks is one. Free regime only.
+	ReclaimEvents int
 	// StepLimit ends a deterministic run as a livelock; see sched.Options.
 	StepLimit uint64
 	// LivelockNS ends a parallel run in which so much virtual time passed
@@ -161,6 +167,12 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("kernel: FailEvents is %d, must be 0 to %d", o.FailEvents, maxFailEvents)
 	case o.FailEvents > 0 && o.Regime != sched.Free:
 		return fmt.Errorf("kernel: FailEvents only makes sense in the free regime, not in the %v one", o.Regime)
+	case o.ReclaimEvents < 0 || o.ReclaimEvents > OfferedReclaims:
+		return fmt.Errorf("kernel: ReclaimEvents is %d, must be 0 to %d", o.ReclaimEvents, OfferedReclaims)
+	case o.ReclaimEvents > 0 && o.Regime != sched.Free:
+		return fmt.Errorf("kernel: ReclaimEvents only makes sense in the free regime, not in the %v one", o.Regime)
+	case o.ReclaimEvents > 0 && o.CPUs == sched.MaxCPUs:
+		return &LimitError{"CPUs", uint64(o.CPUs), sched.MaxCPUs - 1, "ReclaimEvents takes one more"}
 	case o.FailEvents == 0 && o.FailSite != "":
 		return fmt.Errorf("kernel: FailSite is %q, but FailEvents is 0: no failure is asked for", o.FailSite)
 	}

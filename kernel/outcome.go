@@ -118,7 +118,7 @@ func (m *Machine) Run(fn func(*Thread)) *Outcome {
 	r := &sched.Result{Reason: sched.Stopped, Detail: "the machine has been shut down"}
 	if !m.down {
 		if fn != nil {
-			m.Start("init", fn)
+			m.Start("init", m.withSwap(fn))
 		}
 		r = m.sched.Run()
 		m.last = r

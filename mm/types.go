@@ -215,6 +215,8 @@ type System struct {
 	mms    mmList
 	commit commitment
 	ksm    ksmState
+	// reclaimer reclaims what a search chooses.
+	reclaimer reclaimer
 	// allLocks is mm_all_locks_mutex: one at a time takes all locks of an address space.
 	allLocks lock.RWSem
 	options  Options

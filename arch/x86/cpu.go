@@ -16,7 +16,8 @@ const (
 	VecReschedule Vector = iota + NumFlushVectors - 1
 	VecCall
 	VecTimer
-	VecBlock // block-device completion
+	VecBlock   // block-device completion
+	VecReclaim // reclaim is to begin with a page: see sched.Machine.Offer
 	NumVectors
 )
 

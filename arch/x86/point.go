@@ -35,13 +35,14 @@ const (
 	OpYield               // nothing shared: a place where the regime may step in
 	OpAlloc               // memory is asked for, where a search may make that fail; object: the injector
 	OpFail                // memory that is asked for next is not to be had; object: the injector
+	OpReclaim             // reclaim begins with a page; object: the page
 	NumOps
 )
 
 var opNames = [NumOps]string{
 	"none", "load", "store", "pte read", "pte write", "pte rmw", "read", "write", "rmw", "add",
 	"lock", "read lock", "unlock", "ipi", "ipi ack", "irq", "wait", "wake", "dma read", "dma write",
-	"copy read", "copy write", "fence", "flush tlb", "switch", "event", "yield", "alloc", "fail",
+	"copy read", "copy write", "fence", "flush tlb", "switch", "event", "yield", "alloc", "fail", "reclaim",
 }
 
 // String returns the operation's name as diagrams and divergence reports print it.

@@ -56,6 +56,7 @@ func defineTuning(fs *flag.FlagSet, w *workload.Workload) params {
 	if w == nil {
 		vals["tso"] = fs.Int64("tso", 0, "1: each CPU has a store buffer, so that the search also chooses when stores become visible")
 		vals["fail"] = fs.Int64("fail", 0, "how many allocations of memory may fail, at any moment")
+		vals["reclaim"] = fs.Int64("reclaim", 0, "how many pages may be reclaimed, at any moment")
 		vals["races"] = fs.Int64("races", 0, "1: look for data races of the kernel in each schedule")
 	}
 	return vals

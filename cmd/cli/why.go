@@ -26,7 +26,7 @@ A scenario is named as for cowlab explore. It goes wrong where its condition hol
 		"cowlab why S1 -policy pg_gup")
 	policy := fs.String("policy", "", "the `policy` that is safe")
 	against := fs.String("against", "stock", "the `policy` that is not")
-	params := fs.String("params", "", "parameters of the workload's small form, as `a=0,w=3`; a scenario has tso, fail and races")
+	params := fs.String("params", "", "parameters of the workload's small form, as `a=0,w=3`; a scenario has tso, fail, races and reclaim")
 	schedules := fs.Uint64("schedules", 2000, "how many schedules to search for a witness")
 	seed := fs.Uint64("seed", 1, "number of the search")
 	draw := fs.Bool("diagram", true, "draw the nearest miss")

@@ -28,7 +28,8 @@ import (
 //	         (raising two vectors commutes; taking one writes)
 //	write    everything else: waiting for a lock takes it, waiting in a queue joins it
 //	nothing  fence, flush tlb (a TLB is its CPU's), yield, switch (the scheduler
-//	         touches what it really changes), irq (taking it was the step before),
+//	         touches what it really changes), irq (taking it was the step before), reclaim (it
+//	         touches the list of chosen pages; what happens to the page are steps of a task),
 //	         wait on an interrupt word (the idle loop; touched)
 
 // accessOf returns what an operation does to its object; ok is false if nothing that
@@ -42,7 +43,7 @@ func accessOf(op x86.Op, obj x86.ObjID) (how x86.Access, ok bool) {
 		return x86.AccRead, true
 	case x86.OpAdd, x86.OpReadLock, x86.OpIPI:
 		return x86.AccAdd, true
-	case x86.OpNone, x86.OpFence, x86.OpFlushTLB, x86.OpYield, x86.OpSwitch, x86.OpIRQ:
+	case x86.OpNone, x86.OpFence, x86.OpFlushTLB, x86.OpYield, x86.OpSwitch, x86.OpIRQ, x86.OpReclaim:
 		return 0, false
 	case x86.OpWait:
 		if obj.Class() == x86.ClassWord {

@@ -33,7 +33,7 @@ func (y *toys) words(tasks ...string) explore.Target {
 			p := newWordProgram(m, gate, tasks)
 			p.tso = y.tso
 			if y.fails > 0 {
-				m.Offer(p, y.fails)
+				m.Offer(p, y.fails, 1)
 			}
 			for cpu, text := range tasks {
 				start(m, fmt.Sprint("task", cpu), cpu, func(t *sched.Task) { p.run(t, text) })

@@ -1,7 +1,6 @@
 package explore
 
 import (
-	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
 )
 
@@ -62,8 +61,8 @@ func (p *pos) Pick(ch *sched.Choice) int {
 	for i := range ch.Enabled {
 		a := &ch.Enabled[i]
 		v := *p.of(actorOf(a))
-		if a.Op == x86.OpFail { // its turn comes when everybody else's priority is low
-			v /= sched.MishapOdds / 8
+		if a.Rare > 0 { // its turn comes when everybody else's priority is low
+			v /= uint64(a.Rare) / 8
 		}
 		if i == 0 || v > most {
 			best, most = i, v

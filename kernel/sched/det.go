@@ -46,6 +46,9 @@ type Actor struct {
 	// Op and Obj say what the step will do.
 	Op  x86.Op
 	Obj x86.ObjID
+	// Rare is how much rarer than other steps random strategies let this one happen; zero
+	// means no rarer.
+	Rare int
 }
 
 // Choice is what a Strategy decides: which of the enabled actors steps next.
@@ -244,9 +247,7 @@ func (m *Machine) choose() int {
 		if m.opts.TSO {
 			en = m.drains(en)
 		}
-		if m.offer.left > 0 {
-			en = append(en, Actor{CPU: -1, Seq: offerSeq, Chain: offerChain, Op: m.offer.ev.Op(), Obj: m.offer.ev.Obj()})
-		}
+		en = m.offered(en)
 		d.choice.Enabled = en
 		if len(en) == 0 {
 			return -1
@@ -269,9 +270,8 @@ func (m *Machine) choose() int {
 		case a.CPU >= 0:
 			d.time = m.cpus[a.CPU].Now()
 			return a.CPU
-		case a.Seq == offerSeq:
-			m.offer.left--
-			m.fire(pendingEvent{ev: m.offer.ev})
+		case a.Seq >= offerSeq:
+			m.accept(&a)
 		case a.Seq >= drainSeq:
 			m.drainOne(int(a.Seq - drainSeq))
 		default:

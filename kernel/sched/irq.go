@@ -30,7 +30,7 @@ func (m *Machine) Interrupts(xc *x86.CPU) {
 		t.User = false
 		xc.Point(x86.OpIRQ, x86.CPUObj(xc.ID))
 		xc.Charge(m.cost.IRQ)
-		if v == x86.VecTimer || v == x86.VecBlock {
+		if v == x86.VecTimer || v == x86.VecBlock || v == x86.VecReclaim {
 			xc.Trace.Inc(trace.EmuIRQTaken)
 		} else {
 			xc.Trace.Inc(trace.EmuIPITaken)

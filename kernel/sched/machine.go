@@ -84,6 +84,9 @@ type Options struct {
 	// it both are one step: the points of a program are the same as ever, and a task that is
 	// taken off its queue before it says so sleeps for ever in the parallel regime only.
 	SleepPoints bool
+	// Isolated takes the last so many CPUs out of what the scheduler balances: a task runs there
+	// only if it was started there (isolcpus= on Linux' command line).
+	Isolated int
 	// Mem is the physical memory. Required.
 	Mem *x86.Memory
 	// Cost is the cost model; nil means x86.DefaultCost().
@@ -98,6 +101,9 @@ type Options struct {
 func (o *Options) Validate() error {
 	if o.CPUs < 0 || o.CPUs > MaxCPUs {
 		return fmt.Errorf("sched: CPUs is %d, must be 1 to %d", o.CPUs, MaxCPUs)
+	}
+	if o.Isolated < 0 || o.Isolated > 0 && o.Isolated >= max(o.CPUs, 1) {
+		return fmt.Errorf("sched: Isolated is %d, must be less than CPUs", o.Isolated)
 	}
 	if o.Regime > Free {
 		return fmt.Errorf("sched: unknown regime %d", o.Regime)
@@ -151,12 +157,12 @@ type Machine struct {
 	bugs       []Bug   // protected by resultLock
 	resultLock x86.RawSpin
 
-	det1  detState // deterministic regimes only
-	offer offer    // an event that may happen at any time; protected by whoever acts
-	view  int      // whose stores memory shows, where there are store buffers; -1: those of nobody
-	par   parState // parallel regime only
-	rcu   rcuState
-	acct  *accounts // nil unless costs are accounted
+	det1   detState // deterministic regimes only
+	offers []offer  // events that may happen at any time; protected by whoever acts
+	view   int      // whose stores memory shows, where there are store buffers; -1: those of nobody
+	par    parState // parallel regime only
+	rcu    rcuState
+	acct   *accounts // nil unless costs are accounted
 	// happens is the checker of data races, nil unless asked for.
 	happens *happens
 	slots   int // tasks so far, idle ones included; protected by tasksLock
@@ -175,6 +181,7 @@ type cpu struct {
 	cur *Task // the task whose coroutine runs on this CPU. Owner.
 
 	idle        *Task
+	isolated    bool // see Options.Isolated; immutable
 	needResched atomic.Bool
 	sliceEnd    uint64 // clock at which cur's slice ends. Owner.
 	// achieved counts system calls and faults completed here, for livelock detection.
@@ -269,6 +276,7 @@ func New(o Options) (*Machine, error) {
 			c.park = make(chan struct{}, 1)
 		}
 		m.cpus[i] = c
+		c.isolated = i >= o.CPUs-o.Isolated
 		c.idle = m.newIdle(c)
 		c.cur = c.idle
 		c.waiting, c.waitObj = true, x86.CPUObj(i)

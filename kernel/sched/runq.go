@@ -178,10 +178,10 @@ func (m *Machine) wake(by, t *Task, preempt bool) bool {
 		return true
 	}
 	target := home
-	if !t.onCPU.Load() && !home.available() {
+	if !t.onCPU.Load() && !home.isolated && !home.available() {
 		// Prefer an idle CPU; the home queue's lock keeps t from anybody else.
 		for _, c := range m.cpus {
-			if c.available() {
+			if !c.isolated && c.available() {
 				target = c
 				break
 			}
@@ -315,6 +315,9 @@ func (m *Machine) resched(by *Task, target *cpu, preempt bool) {
 func (m *Machine) leastLoaded() int {
 	best, load := 0, int(^uint(0)>>1)
 	for i, c := range m.cpus {
+		if c.isolated {
+			continue
+		}
 		c.Touch(x86.CPUPartObj(i, x86.CPUQueue), x86.AccRead)
 		n := c.load()
 		if n < load {
@@ -330,8 +333,11 @@ func (m *Machine) leastLoaded() int {
 // each other for ever.
 func (m *Machine) pull(c *cpu) bool {
 	var from *cpu
+	if c.isolated {
+		return false
+	}
 	for _, o := range m.cpus {
-		if o != c && o.spare() && (from == nil || o.rq.n.Load() > from.rq.n.Load()) {
+		if o != c && !o.isolated && o.spare() && (from == nil || o.rq.n.Load() > from.rq.n.Load()) {
 			from = o
 		}
 	}

@@ -1,7 +1,5 @@
 package sched
 
-import "github.com/cowlab/cowlab/arch/x86"
-
 // rng is a splitmix64 generator: small, fast, and the same everywhere, so that a
 // seed in a token means the same schedule on every platform.
 type rng uint64
@@ -33,7 +31,7 @@ func (s *Random) Pick(ch *Choice) int {
 	}
 	for {
 		i := s.r.below(len(ch.Enabled))
-		if ch.Enabled[i].Op != x86.OpFail || s.r.below(MishapOdds) == 0 {
+		if n := ch.Enabled[i].Rare; n == 0 || s.r.below(n) == 0 {
 			return i
 		}
 	}

@@ -27,7 +27,7 @@ func (m *Map) OfferFailures(site string, n int) {
 	m.CountSites()
 	in := m.inj
 	in.offered, in.only, in.obj = true, site, x86.Obj(x86.ClassInject, 1)
-	m.mach.Offer(in, n)
+	m.mach.Offer(in, n, 1)
 }
 
 // Fire implements sched.Event.

@@ -74,6 +74,21 @@ func (m *Map) LRUOf(p *Page) LRUList { return lruOf(p.Flags.Peek()) }
 // lock the number may be stale.
 func (m *Map) LRULen(l LRUList) uint64 { return m.mach.Trace().Sum(l.counter()) }
 
+// OldestPages stores pages that reclaim may take in buf, in the order in which it would: the old
+// ends of the inactive lists first. It returns how many. No points: for whoever acts while
+// nobody is in the middle of kernel code.
+func (m *Map) OldestPages(buf []x86.PFN) (n int) {
+	for _, l := range [...]LRUList{InactiveAnon, InactiveFile, ActiveAnon, ActiveFile} {
+		for i := range m.zones {
+			for pfn := m.zones[i].lru[l].last; pfn != 0 && n < len(buf); pfn = m.page(pfn).prev {
+				buf[n] = x86.PFN(pfn)
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // addToList puts a page at the head of a list (add_page_to_lru_list). The
 // caller holds z.lruLock.
 func (m *Map) addToList(t *sched.Task, z *zone, pfn uint32, l LRUList) {
@@ -175,6 +190,19 @@ func (m *Map) IsolateLRU(t *sched.Task, p *Page) bool {
 	off := z.lruLock.LockIRQSave(t)
 	t.WriteOf(z, "lru")
 	ok := m.isolate(t, z, p)
+	z.lruLock.UnlockIRQRestore(t, off)
+	return ok
+}
+
+// IsolateListed is IsolateLRU for a caller without a reference, to whom the page may be anything by
+// now. It looks only under the lock, as isolate_lru_pages does: without it the flags of a page
+// that is being freed are its owner's alone.
+func (m *Map) IsolateListed(t *sched.Task, pfn x86.PFN) bool {
+	z := m.zoneOf(uint32(pfn))
+	off := z.lruLock.LockIRQSave(t)
+	t.WriteOf(z, "lru")
+	p := m.page(uint32(pfn))
+	ok := p.Flags.Peek()&(1<<Unevictable) == 0 && m.isolate(t, z, p)
 	z.lruLock.UnlockIRQRestore(t, off)
 	return ok
 }

@@ -58,6 +58,8 @@ type Machine struct {
 	Disk, Swap int64
 	// Huge is how many pages of 2 MiB the pool of hugetlbfs has; they are not part of Memory.
 	Huge int64
+	// Reclaim is how many pages may be reclaimed, at any moment, beside what the columns do.
+	Reclaim int64
 	// KSM makes it a kernel that can merge equal pages, TSO gives each CPU a store buffer.
 	KSM, TSO bool
 }

@@ -41,7 +41,7 @@ func (d *director) Pick(ch *sched.Choice) int {
 	d.ch.Step, d.ch.Last, d.ch.Foot = ch.Step, ch.Last, ch.Foot
 	d.ch.Enabled, d.index = d.ch.Enabled[:0], d.index[:0]
 	for i := range ch.Enabled {
-		if a := &ch.Enabled[i]; a.CPU >= 0 || a.Obj.Class() == x86.ClassTimer {
+		if a := &ch.Enabled[i]; a.CPU >= 0 || a.Obj.Class() == x86.ClassTimer || a.Op == x86.OpReclaim {
 			d.ch.Enabled = append(d.ch.Enabled, *a)
 			d.index = append(d.index, i)
 		}

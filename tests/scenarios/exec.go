@@ -381,6 +381,7 @@ func (r *runner) begin(t *kernel.Thread, c *Column) {
 			}
 			r.m.FailAt(site, int(f.Nth.N)) // one task runs, and it does not allocate
 		}
+		r.m.OfferReclaim()
 		r.dir.gate.Open()
 		if r.line != nil {
 			r.line.pass(task)
@@ -453,6 +454,7 @@ func (x *exec) killed() {
 // finish counts a column as done. The search is over with the last one.
 func (r *runner) finish(t *sched.Task) {
 	if r.fin.here.AddReturn(t.C, r.obj, 1) == r.fin.n {
+		r.m.AwaitReclaim()
 		r.dir.over = true
 		r.line.end(t)
 		r.fin.all.CompleteAll(t)

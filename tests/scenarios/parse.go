@@ -242,7 +242,7 @@ func (p *parser) machine() error {
 	fields := []struct {
 		name string
 		v    *int64
-	}{{"cpus", &m.CPUs}, {"memory", &m.Memory}, {"disk", &m.Disk}, {"swap", &m.Swap}, {"huge", &m.Huge}}
+	}{{"cpus", &m.CPUs}, {"memory", &m.Memory}, {"disk", &m.Disk}, {"swap", &m.Swap}, {"huge", &m.Huge}, {"reclaim", &m.Reclaim}}
 	for n := 0; p.peek().kind == tokWord || n == 0; n++ {
 		switch {
 		case p.accept("ksm"):
@@ -259,7 +259,7 @@ func (p *parser) machine() error {
 			return p.is(f.name)
 		})
 		if i < 0 {
-			return p.expected(`"cpus=", "memory=", "disk=", "swap=", "huge=", "ksm" or "tso"`)
+			return p.expected(`"cpus=", "memory=", "disk=", "swap=", "huge=", "reclaim=", "ksm" or "tso"`)
 		}
 		p.next()
 		if !p.accept("=") {
@@ -284,6 +284,8 @@ func (p *parser) machineLimit(name string, v Number) error {
 		lo, hi, multiple = 1, 8, 1
 	case "huge":
 		lo, hi, multiple = 1, maxHuge, 1
+	case "reclaim":
+		lo, hi, multiple = 1, MaxReclaim, 1
 	case "memory":
 		lo, hi, multiple = 1<<20, 64<<20, 4<<10
 	case "swap":

@@ -50,7 +50,7 @@ func (s *Scenario) printHead(b *strings.Builder) {
 	for _, f := range []struct {
 		name string
 		v    int64
-	}{{"cpus", m.CPUs}, {"memory", m.Memory}, {"disk", m.Disk}, {"swap", m.Swap}, {"huge", m.Huge}} {
+	}{{"cpus", m.CPUs}, {"memory", m.Memory}, {"disk", m.Disk}, {"swap", m.Swap}, {"huge", m.Huge}, {"reclaim", m.Reclaim}} {
 		if f.v != 0 {
 			parts = append(parts, f.name+"="+numberText(f.v))
 		}

@@ -113,7 +113,7 @@ func (s *Scenario) run(o runOptions) explore.Observation {
 		CPUs: int(s.Machine.CPUs), Memory: uint64(s.Machine.Memory), Regime: sched.Free, Strategy: r.dir, Policy: o.policy,
 		Hosts: o.hosts, Events: o.events, StepLimit: stepLimit, Watchdog: sched.NoWatchdog, NoStack: true,
 		HugePages: int(s.Machine.Huge), KSM: s.Machine.KSM, TSO: s.Machine.TSO || s.tune.TSO,
-		FailEvents: s.tune.Fail, CheckRaces: s.tune.Races,
+		FailEvents: s.tune.Fail, ReclaimEvents: max(s.tune.Reclaim, int(s.Machine.Reclaim)), CheckRaces: s.tune.Races,
 	}
 	if ko.CPUs == 0 {
 		ko.CPUs = min(max(len(s.Columns), 2), 4)

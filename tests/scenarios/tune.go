@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
 )
 
@@ -15,6 +16,8 @@ type Tuning struct {
 	TSO bool
 	// Fail is how many allocations of memory may fail, at any moment.
 	Fail int
+	// Reclaim is how many pages may be reclaimed, at any moment.
+	Reclaim int
 	// Races looks for data races on the kernel's plain fields.
 	Races bool
 	// Bare is for searches of every schedule: columns wait at the start and at the end as
@@ -23,22 +26,29 @@ type Tuning struct {
 	Bare bool
 }
 
-// MaxFail is the most that Tuning.Fail can be.
-const MaxFail = 3
+// MaxFail is the most that Tuning.Fail can be, MaxReclaim that Tuning.Reclaim can be.
+const (
+	MaxFail    = 3
+	MaxReclaim = kernel.OfferedReclaims
+)
 
 // The parameters of tokens, beside sumParam.
 const (
-	tsoParam   = "tso"
-	failParam  = "fail"
-	racesParam = "races"
-	bareParam  = "bare"
-	lessParam  = "less" // see smaller.go
+	tsoParam     = "tso"
+	failParam    = "fail"
+	racesParam   = "races"
+	bareParam    = "bare"
+	reclaimParam = "reclaim"
+	lessParam    = "less" // see smaller.go
 )
 
 // Validate reports what is wrong with a tuning.
 func (t Tuning) Validate() error {
 	if t.Fail < 0 || t.Fail > MaxFail {
 		return fmt.Errorf("fail is %d, must be 0 to %d", t.Fail, MaxFail)
+	}
+	if t.Reclaim < 0 || t.Reclaim > MaxReclaim {
+		return fmt.Errorf("reclaim is %d, must be 0 to %d", t.Reclaim, MaxReclaim)
 	}
 	return nil
 }
@@ -55,6 +65,7 @@ func (t Tuning) params() []explore.Param {
 	add(failParam, t.Fail)
 	add(racesParam, int(truth(t.Races).n))
 	add(bareParam, int(truth(t.Bare).n))
+	add(reclaimParam, t.Reclaim)
 	return out
 }
 
@@ -67,7 +78,7 @@ func (t Tuning) String() string {
 	return strings.Join(parts, ",")
 }
 
-// ParseTuning reads a tuning: "tso=1,fail=1,races=1,bare=1", each of which may be missing.
+// ParseTuning reads a tuning: "tso=1,fail=1,races=1,bare=1,reclaim=1", each of which may be missing.
 func ParseTuning(text string) (Tuning, error) {
 	var t Tuning
 	for _, part := range strings.Split(text, ",") {
@@ -84,17 +95,18 @@ func ParseTuning(text string) (Tuning, error) {
 
 func (t *Tuning) set(key, value string) error {
 	flags := map[string]*bool{tsoParam: &t.TSO, racesParam: &t.Races, bareParam: &t.Bare}
-	if key == failParam {
+	numbers := map[string]*int{failParam: &t.Fail, reclaimParam: &t.Reclaim}
+	if number := numbers[key]; number != nil {
 		n, err := strconv.Atoi(value)
 		if err != nil {
-			return fmt.Errorf("fail is %q, must be 0 to %d", value, MaxFail)
+			return fmt.Errorf("%s is %q, must be a number, of at most %d", key, value, MaxFail)
 		}
-		t.Fail = n
+		*number = n
 		return nil
 	}
 	flag := flags[key]
 	if flag == nil {
-		return fmt.Errorf("a scenario has no parameter %q; there are tso, fail, races and bare", key)
+		return fmt.Errorf("a scenario has no parameter %q; there are tso, fail, races, reclaim and bare", key)
 	}
 	if value != "0" && value != "1" {
 		return fmt.Errorf("%s is %q, must be 0 or 1", key, value)

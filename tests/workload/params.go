@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/sched"
 )
 
@@ -34,9 +35,10 @@ type Values map[string]int64
 // looks for. They are of the machine and not of the program, so that a program without a
 // word about them has them too.
 const (
-	tsoParam   = "tso"
-	failParam  = "fail"
-	racesParam = "races"
+	tsoParam     = "tso"
+	failParam    = "fail"
+	racesParam   = "races"
+	reclaimParam = "reclaim"
 )
 
 // withMachine appends the parameters that every workload has.
@@ -48,14 +50,16 @@ func withMachine(ws []*Workload) []*Workload {
 			Param{Name: failParam, Max: 3, Amount: true,
 				Usage: "so many allocations of memory may fail, at any moment; free regime only"},
 			Param{Name: racesParam, Max: 1,
-				Usage: "1: data races on the kernel's plain fields are looked for; not in the parallel regime"})
+				Usage: "1: data races on the kernel's plain fields are looked for; not in the parallel regime"},
+			Param{Name: reclaimParam, Max: kernel.OfferedReclaims, Amount: true,
+				Usage: "so many pages may be reclaimed, at any moment; free regime only"})
 	}
 	return ws
 }
 
 // CheckRegime reports the first value that makes no sense in a regime.
 func (w *Workload) CheckRegime(v Values, regime sched.Regime) error {
-	for _, p := range []string{tsoParam, failParam} {
+	for _, p := range []string{tsoParam, failParam, reclaimParam} {
 		if x := v[p]; x != 0 && regime != sched.Free {
 			return fmt.Errorf("%s: %s=%d is for searches, in the free regime; this is the %v one", w.Name, p, x, regime)
 		}

@@ -197,6 +197,7 @@ const maxFindings = 4
 // then the schedule is the default one, so that a search is not spent on it.
 func (r *Run) begin() {
 	if r.gate != nil {
+		r.m.OfferReclaim()
 		r.gate.Open()
 	}
 }
@@ -204,6 +205,7 @@ func (r *Run) begin() {
 // end ends what is searched: see explore.Gate.Close.
 func (r *Run) end() {
 	if r.gate != nil {
+		r.m.AwaitReclaim()
 		r.gate.Close()
 	}
 }
@@ -410,7 +412,8 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 		Policy: o.Policy, ForceHooks: o.ForceHooks, Disks: []kernel.Disk{disk}, Events: o.Events,
 		Hosts: o.Hosts, Cost: o.Cost, StepLimit: o.StepLimit, Watchdog: watchdog,
 		CheckRaces: o.CheckRaces, TSO: o.TSO, FailEvents: o.Values.Int(failParam),
-		LivelockNS: 2_000_000_000, // no workload waits longer for anything
+		ReclaimEvents: o.Values.Int(reclaimParam),
+		LivelockNS:    2_000_000_000, // no workload waits longer for anything
 	}
 	if w.Tune != nil {
 		w.Tune(o.Values, &ko)
