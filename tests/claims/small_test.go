@@ -111,7 +111,7 @@ type look struct {
 // newLook runs the hole's program to see what tells it.
 func newLook(t *testing.T, l *Lab, h hole, s *scenarios.Scenario) *look {
 	t.Helper()
-	w := l.find(h).report.Witness(string(h.verdict))
+	w := l.find(h).witness(h.verdict)
 	require.NotNil(t, w, "%d. %s under %s", h.number, h.program, h.policy)
 	k := &look{hole: h, l: l, policy: l.Policy(h.policy)}
 	o := s.Target(k.policy, l.hosts).Run(w.Spec.Strategy(), nil)
