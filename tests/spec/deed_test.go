@@ -14,10 +14,10 @@ import (
 	"github.com/cowlab/cowlab/tests/scenarios"
 )
 
-// countedSwapIn is row 9 with the count where finding 40 misses it: do_swap_page asks as do_wp_page does.
-type countedSwapIn struct{ policy.PinnedPTEs }
+// countedSwapIn is a row with the count where finding 40 misses it: do_swap_page asks as do_wp_page does.
+type countedSwapIn struct{ mm.Policy }
 
-func (p countedSwapIn) Hooks() mm.HookSet       { return p.PinnedPTEs.Hooks() | mm.HookSwapIn }
+func (p countedSwapIn) Hooks() mm.HookSet       { return p.Policy.Hooks() | mm.HookSwapIn }
 func (p countedSwapIn) SwapIn(f *mm.Fault) bool { return policy.WPPageCountReuse{}.SwapIn(f) }
 
 // TestCountAtSwapIn: the two random programs that showed finding 40, and its scenarios, show it
@@ -69,6 +69,17 @@ func TestCountAtSwapIn(t *testing.T) {
 
 // TestDeeds: each deed is read from a run that does it, and not from one that does not.
 func TestDeeds(t *testing.T) {
+	const spliced = `P0 ;
+vmsplice p A[0] ;
+mprotect A r ;
+mprotect A rw ;
+A[0] = 2 ;`
+	const nobody = `P0 ;
+mprotect A r ;
+mprotect A rw ;
+A[0] = 2 ;
+swapout A[0] ;
+A[0] = 3 ;`
 	const unmap = `P0 ;
 pin h A[0:1K] write ;
 swapout A[0] ;`
@@ -86,6 +97,8 @@ swapout A[0] ;`
 		{unmap, "stock", []deed{reclaimUnmaps}},
 		{unmap, "pinned_ptes_after", nil},
 		{unmap, "pinned_ptes_before", nil},
+		{spliced, "stock", []deed{cowTakes}},
+		{nobody, "stock", nil},
 	} {
 		s, err := scenarios.Lookup(c.program)
 		var p *Program
@@ -127,12 +140,6 @@ func TestKnownAsksForDeeds(t *testing.T) {
 	assert.Zero(t, Known("directed_cow", "stale-write", plain, func() []deed { return []deed{cowCopies} }))
 }
 
-// countedNoSwap is row 8 as it is meant with the count at swap-in.
-type countedNoSwap struct{ mm.Policy }
-
-func (p countedNoSwap) Hooks() mm.HookSet       { return p.Policy.Hooks() | mm.HookSwapIn }
-func (p countedNoSwap) SwapIn(f *mm.Fault) bool { return policy.WPPageCountReuse{}.SwapIn(f) }
-
 // TestCountAtSwapInOfDirectWrite: row 8 as it is meant has finding 40 by O_DIRECT, which it
 // promises: the child's store is in the parent's file.
 func TestCountAtSwapInOfDirectWrite(t *testing.T) {
@@ -168,7 +175,7 @@ never bug
 	assert.Equal(t, 40, p.known(row, hosts, w))
 	t.Logf("schedule %d", rep.Schedules)
 	o.Schedules = min(2*rep.Schedules, o.Schedules)
-	rep, err = explore.Search(context.Background(), *p.Target(countedNoSwap{row}, hosts), o)
+	rep, err = explore.Search(context.Background(), *p.Target(countedSwapIn{row}, hosts), o)
 	require.NoError(t, err)
 	assert.Zero(t, rep.ByVerdict[string(LeakToDisk)])
 }
