@@ -14,10 +14,10 @@ import (
 	"github.com/cowlab/cowlab/tests/scenarios"
 )
 
-// countedSwapIn is a row with the count where finding 40 misses it: do_swap_page asks as do_wp_page does.
-type countedSwapIn struct{ mm.Policy }
+// countedSwapIn is row 9 with the count where finding 40 misses it: do_swap_page asks as do_wp_page does.
+type countedSwapIn struct{ policy.PinnedPTEs }
 
-func (p countedSwapIn) Hooks() mm.HookSet       { return p.Policy.Hooks() | mm.HookSwapIn }
+func (p countedSwapIn) Hooks() mm.HookSet       { return p.PinnedPTEs.Hooks() | mm.HookSwapIn }
 func (p countedSwapIn) SwapIn(f *mm.Fault) bool { return policy.WPPageCountReuse{}.SwapIn(f) }
 
 // TestCountAtSwapIn: the two random programs that showed finding 40, and its scenarios, show it
@@ -140,6 +140,13 @@ func TestKnownAsksForDeeds(t *testing.T) {
 	assert.Zero(t, Known("directed_cow", "stale-write", plain, func() []deed { return []deed{cowCopies} }))
 }
 
+// countedNoSwap is row 8 with the count at swap-in. What it embeds has to be the row: an mm.Policy would
+// not have what package fs asks of a policy.
+type countedNoSwap struct{ policy.WPPageCountNoSwap }
+
+func (p countedNoSwap) Hooks() mm.HookSet       { return p.WPPageCountNoSwap.Hooks() | mm.HookSwapIn }
+func (p countedNoSwap) SwapIn(f *mm.Fault) bool { return policy.WPPageCountReuse{}.SwapIn(f) }
+
 // TestCountAtSwapInOfDirectWrite: row 8 as it is meant has finding 40 by O_DIRECT, which it
 // promises: the child's store is in the parent's file.
 func TestCountAtSwapInOfDirectWrite(t *testing.T) {
@@ -165,7 +172,7 @@ never bug
 	require.NoError(t, err)
 	p, err := NewProgram(s)
 	require.NoError(t, err)
-	row := policy.Lookup("wp_page_count_noswap_fixed")
+	row := policy.WPPageCountNoSwap{Fixed: true}
 	o := explore.Options{Schedules: 2500, Seed: 1, StopAtFirst: true, Bad: Broken}
 	rep, err := explore.Search(context.Background(), *p.Target(row, hosts), o)
 	require.NoError(t, err)
@@ -175,7 +182,7 @@ never bug
 	assert.Equal(t, 40, p.known(row, hosts, w))
 	t.Logf("schedule %d", rep.Schedules)
 	o.Schedules = min(2*rep.Schedules, o.Schedules)
-	rep, err = explore.Search(context.Background(), *p.Target(countedSwapIn{row}, hosts), o)
+	rep, err = explore.Search(context.Background(), *p.Target(countedNoSwap{row}, hosts), o)
 	require.NoError(t, err)
-	assert.Zero(t, rep.ByVerdict[string(LeakToDisk)])
+	assert.Equal(t, o.Schedules, rep.ByVerdict[explore.Safe], "%v", rep.ByVerdict)
 }
