@@ -14,7 +14,8 @@ type ShrinkOptions struct {
 	// Runs is how many runs may be spent; zero means 5,000.
 	Runs int
 	// Same says which observations count as the same finding; nil means those
-	// with the same verdict as the schedule to be minimised.
+	// with the same verdict as the schedule to be minimised. Of a target with Smaller
+	// ones it is also asked with the verdict alone.
 	Same func(Observation) bool
 	// Keep, if not nil, is asked of a target that does less and shows the finding: whether
 	// that still means anything.

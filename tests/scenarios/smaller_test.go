@@ -69,15 +69,19 @@ map A 1 page private
 init A = 1
  P0                 | P1      | C child | D device          ;
  pin h A write fast | pause 2 |         |                   ;
+                    | x = A[3] |        |                   ;
  fork C             |         |         |                   ;
  A[0] = 2           |         |         |                   ;
  @1                 |         |         | @1                ;
                     |         |         | dma h[512] = 0x64 ;
 never P0:A[512] != 0x64
-show C:A[512]`)
+show C:A[512], P1:x`)
 	require.NoError(t, err)
+	s = s.Tuned(Tuning{Races: true})
 	_, _, left := shrunk(t, s, Positive)
 	assert.NotContains(t, left.Print(), "pause")
+	assert.NotContains(t, left.Print(), "x = A[3]", "though states show it")
+	assert.Equal(t, s.Tuning(), left.Tuning())
 	for _, op := range []string{"pin h A write fast", "fork C", "A[0] = 2", "@1", "dma h[512] = 0x64"} {
 		assert.Contains(t, left.Print(), op)
 	}
@@ -97,9 +101,22 @@ pipe p
  P0                 | P1       ;
  A[0] = 1           | A[1] = 2 ;
  r = pipe_read p 1  | fence    ;
-never P0:r = 1`)
+never P0:A[0] = 7`)
 	require.NoError(t, err)
 	_, least, left := shrunk(t, s, func(v string) bool { return len(Endings(v)) > 0 })
 	assert.Equal(t, []string{"deadlock"}, Endings(least.Observation.Verdict))
 	assert.Equal(t, 1, left.Operations(), "%s", left.Print())
+}
+
+// TestSmallerIsTriedFirst: of what can be left out the most is tried first.
+func TestSmallerIsTriedFirst(t *testing.T) {
+	s, err := Lookup("forkscrew")
+	require.NoError(t, err)
+	var left []int
+	for _, less := range s.smaller(policy.Lookup("stock"), newHosts(t)) {
+		left = append(left, s.find(&less).Operations())
+	}
+	require.NotEmpty(t, left)
+	assert.IsNonDecreasing(t, left)
+	assert.Less(t, left[0], left[len(left)-1])
 }

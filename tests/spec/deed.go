@@ -27,7 +27,8 @@ const (
 	reclaimUnmaps deed = "reclaim unmaps a pinned page"
 )
 
-// inUse marks in a description that a page has users besides ptes and caches.
+// inUse marks in a description that a page has users besides ptes and caches. What vmsplice has put into
+// a pipe is held as by any pin.
 const inUse = " in use"
 
 // deeds runs a schedule once more and lists what was done to pinned pages, each once.
@@ -57,7 +58,7 @@ func describe(m *sched.Machine, o x86.ObjID) string {
 		text = fmt.Sprintf("page %d RW", e.PFN())
 	}
 	p := sys.Pages.Page(e.PFN())
-	if l := sys.Pages.Ledger(); p.Anon() && l != nil && l.Held(p, page.RefPin)+l.Held(p, page.RefPipe) > 0 {
+	if l := sys.Pages.Ledger(); p.Anon() && l != nil && l.Held(p, page.RefPin) > 0 {
 		text += inUse
 	}
 	return text
