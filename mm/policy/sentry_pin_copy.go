@@ -11,12 +11,11 @@ import (
 // on this kernel's page tables.
 //
 // Every pin breaks COW first, also one for reading. fork copies what may be pinned: a
-// private page that is not already COW and has more references than its mapping. Whether it is
-// COW (pma.needCOW) is not asked of the pte alone, which mprotect may have made read-only: a page
-// that one pte maps is nobody else's. A bit
-// of the address space that is set by its first pin and never cleared spares everybody
-// else the question. There is no gup-fast: pins are taken under the locks that fork
-// takes.
+// private page that is not already COW and has more references than its mapping. Whether it
+// is COW (pma.needCOW) is not asked of the pte alone, which mprotect may have made read-only:
+// a page that one pte maps is nobody else's. A bit of the address space that is set by its
+// first pin and never cleared spares everybody else the question. There is no gup-fast: pins
+// are taken under the locks that fork takes.
 type SentryPinCopy struct {
 	mm.Stock
 	// noCopy takes fork's copy out, noBreak the write fault before a pin: the deciding
