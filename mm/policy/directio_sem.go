@@ -45,7 +45,7 @@ func (DirectIOSem) About() mm.About {
 			"direct I/O: holds mm_pinned_sem for reading from direct_io_worker to dio_complete; whoever completes releases it",
 		},
 		Claims: "both directions of the race for O_DIRECT through the generic direct I/O code, asynchronous I/O included",
-		Open:   "other users of get_user_pages are not held off fork; reads from read-only memory and from a forked image always go the slow way and copy; a read pin of untouched memory is a BUG (docs/findings.md)",
+		Open:   "other users of get_user_pages are not held off fork; reads from read-only memory and from a forked image always go the slow way and copy; a look-up that goes on from a private mapping into a shared one that is read-only un-COWs that too, and ends its sharing; a read pin of untouched memory is a BUG (docs/findings.md)",
 	}
 }
 
@@ -65,7 +65,7 @@ func (DirectIOSem) FastMask(*mm.Fast) x86.PTE {
 
 // GUPVMA is __get_user_pages' part. The patch's decow variable is set by the first
 // COW mapping of a call and never cleared, so it also holds for later mappings that
-// are not COW.
+// are not COW: of a shared one that is read-only do_wp_page makes a copy.
 func (p DirectIOSem) GUPVMA(g *mm.GUP) mm.GUPNext {
 	if g.VMA.Flags&mm.VMHugetlb != 0 {
 		return mm.GUPGo // the patch's lines stand behind the branch for hugetlb

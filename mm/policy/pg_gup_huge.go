@@ -37,7 +37,8 @@ func (p PGGUP) FastHuge(f *mm.Fast, ref x86.PTERef, pte x86.PTE, head *page.Page
 }
 
 // takeHuge is the loop: each small page is a get_page, a barrier and another look at the
-// entry.
+// entry. The patch reads the entry once more before it; what has become of it since then, the
+// other looks see.
 func (p PGGUP) takeHuge(f *mm.Fast, ref x86.PTERef, pte x86.PTE, head *page.Page, n int, mask x86.PTE) int {
 	if pte&mask != mask {
 		return 0
