@@ -79,6 +79,7 @@ func holes() []hole {
 		{19, "dio_range_lock", "leak", [][]string{{"disk read", "disk write"}}, nil},
 		{19, "dio_range_lock", "livelock", [][]string{{"disk read", "disk write"}}, nil},
 		{19, "dio_range_lock_fixed", "livelock", [][]string{{"disk read", "disk write"}, {"fork"}}, nil},
+		{42, "dio_range_lock", "deadlock", [][]string{{"disk read", "disk write"}, {"fork"}}, nil},
 		{20, "mmap_sem_dio", "deadlock", [][]string{{"disk read", "disk write"}}, nil},
 		{21, "fork_lock", "deadlock", [][]string{{"fork"}, {"pin read", "pin write", "vmsplice"}}, nil},
 		{21, "kosaki_v3", "deadlock", [][]string{{"fork"}, {"vmsplice"}}, nil},
