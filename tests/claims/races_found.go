@@ -94,9 +94,9 @@ func holes() []hole {
 		{40, "a store brings a page back from swap while the child has it pinned", "pinned_ptes_after", "swap-in-pinned", "", workload.LeakToChild},
 		{40, "the same the other way round", "pinned_ptes_before", "swap-in-spliced", "", workload.LeakToChild},
 		{41, "a pin for reading ends the sharing of a huge page", "pg_gup", "shared-huge-pin", "", workload.WrongCopy},
-		{45, "a pin takes a private mapping of huge pages its pages away", "vm_dontcow", "huge-vma-pin", "", workload.Bug},
-		{46, "mlock gives back a semaphore that it holds otherwise", "vm_dontcow", "mlock-readonly", "", workload.Bug},
-		{46, "mlock of read-only memory never returns", "pg_gup", "mlock-readonly", "", workload.Livelock},
+		{43, "a pin takes a private mapping of huge pages its pages away", "vm_dontcow", "huge-vma-pin", "", workload.Bug},
+		{44, "mlock gives back a semaphore that it holds otherwise", "vm_dontcow", "mlock-readonly", "", workload.Bug},
+		{44, "mlock of read-only memory never returns", "pg_gup", "mlock-readonly", "", workload.Livelock},
 	}
 }
 

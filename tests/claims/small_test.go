@@ -68,12 +68,17 @@ func TestHolesAreSmall(t *testing.T) {
 		}
 		small(t, s, looks)
 	}
-	s, err := scenarios.Load("../spec/testdata/mmput-in-interrupt.litmus")
-	require.NoError(t, err)
-	h := hole{34, "", "dio_range_lock_fixed", "mmput-in-interrupt", rare, workload.Bug}
-	k := &look{hole: h, l: l, policy: l.Policy(h.policy), ends: true, says: "BUG: mmput of the last user of address space # may sleep, but preemption is disabled"}
-	if *long {
-		require.True(t, k.shows(s), "34. %s", s.Name)
+	if !*long {
+		return
+	}
+	for _, k := range []*look{
+		{hole: hole{34, "", "dio_range_lock_fixed", "mmput-in-interrupt", rare, workload.Bug}, says: "BUG: mmput of the last user of address space # may sleep, but preemption is disabled"},
+		{hole: hole{42, "", "dio_range_lock", "dio-sleeps", rare, workload.Deadlock}},
+	} {
+		k.l, k.policy, k.ends = l, l.Policy(k.hole.policy), true
+		s, err := scenarios.Load("../spec/testdata/" + k.program + scenarios.Suffix)
+		require.NoError(t, err)
+		require.True(t, k.shows(s), "%d. %s", k.number, s.Name)
 		small(t, s, []*look{k})
 	}
 }

@@ -19,7 +19,7 @@ var (
 	half = Known{"no_memory", "decow_one_pte", "bug", "finding 37: a fork that fails leaves a marked page shared with the child being torn down"}
 	took = Known{"races", "mprotect_pin", "wrong-copy", "finding 17: a store after mprotect copies a pinned page away"}
 	huge = Known{"races", "mprotect_pin huge", "wrong-copy", "finding 5: hugetlb_cow asks the references, so that a store after mprotect copies a pinned page away"}
-	pool = Known{"races", "huge=1", "pool of 2048 KiB pages", "finding 45: a slow pin takes a private mapping of huge pages its pages away"}
+	pool = Known{"races", "huge=1", "pool of 2048 KiB pages", "finding 43: a slow pin takes a private mapping of huge pages its pages away"}
 	leak = Known{"races", "late_dma", "leak-to-disk", "as for a driver's pin the other way round"}
 	seen = Known{"races", "forkscrew", "child-changed", "fork shares what a device writes to until somebody stores"}
 	snap = Known{"races", "snapshot", "leak-to-disk", "the owner's store after fork reaches the child's write"}
