@@ -33,7 +33,8 @@ import (
 // What is not repaired: the look-up of a direct read is a COW in the read's own range, if
 // another process shares the memory, and is retried for as long as it does; mmput is called in the completion's interrupt, where it must not be
 // the last; and the hugetlb half passes a size for the end of the range, so that it never
-// finds a conflict.
+// finds a conflict. And dio_lock looks at cows once more without its lock: a COW that gives up in
+// between wakes nobody (docs/findings.md, 42).
 type DIORangeLock struct {
 	mm.Stock
 	// initInOrder clears dio->locks before the entries are made; roundDown rounds the begin
