@@ -33,7 +33,7 @@ Exit codes: 0 if every claim has a verdict, 1 if an experiment could not be made
 		"cowlab claims -format json")
 	form := fs.String("format", "text", "text or json")
 	schedules := fs.Uint64("schedules", claims.DefaultSchedules, "schedules of each search")
-	deep := fs.Bool("deep", false, "go on with every schedule that has at most two preemptions; all claims take DEEPTIME on two idle cores")
+	deep := fs.Bool("deep", false, "go on with every schedule that has at most two preemptions; all claims take about ten minutes on two idle cores")
 	limit := fs.Uint64("limit", claims.DefaultLimit, "with -deep: end each search of all schedules after so many, and say so")
 	seed := fs.Uint64("seed", 1, "numbers the searches; the same seed searches the same schedules")
 	workers := fs.Int("workers", 0, "host threads that search; 0 means one for each core")

@@ -121,6 +121,13 @@ func TestDeepThatIsCutSaysSo(t *testing.T) {
 	assert.Equal(t, fmt.Sprintf("searches: 1 not ended within %d schedules; %d schedules", limit, 5+limit), s.Bound)
 	assert.Equal(t, s.Bound, s.On)
 
+	slow := Claim{ID: "C999", Settle: func(l *Lab) Result {
+		r := l.ask(workload.LostRead, "pg_gup", "swapout-plain", effort{slow: true})
+		return Result{Verdict: Settle(r.Shows(workload.LostRead)), Evidence: Evidences(r)}
+	}}
+	s = settleOne(t, slow, Options{Schedules: 5, Deep: true, Limit: 30})
+	assert.Equal(t, "searches: 1 not ended within 3 schedules; 8 schedules", s.Bound, "a tenth")
+
 	s = settleOne(t, *Lookup("C29"), Options{Schedules: 50, Deep: true, Limit: 40})
 	assert.Equal(t, Confirmed, s.Verdict)
 	assert.Contains(t, s.Bound, "searches: 2 answered by a schedule, 1 not ended within 40 schedules; ")

@@ -22,9 +22,10 @@ func huges() []Claim {
 
 func settleC38(l *Lab) Result {
 	small := l.Search(workload.LeakToDisk, "stock", "forkscrewreverse", "")
-	reverse := l.Search(workload.LeakToDisk, "stock", "forkscrewreverse", "huge=1")
-	child := l.Search(workload.LeakToChild, "stock", "vmsplice", "huge=1")
-	parent := l.Search(workload.LeakToChild, "stock", "vmsplice", "huge=1,side=1")
+	huge := effort{slow: true}
+	reverse := l.search(workload.LeakToDisk, "stock", "forkscrewreverse", "huge=1", huge)
+	child := l.search(workload.LeakToChild, "stock", "vmsplice", "huge=1", huge)
+	parent := l.search(workload.LeakToChild, "stock", "vmsplice", "huge=1,side=1", huge)
 	empty := l.Ask(workload.LeakToDisk, "stock", "claim-c38-empty")
 	leaks := reverse.Found(workload.LeakToDisk) || empty.Found(workload.LeakToDisk) ||
 		child.Found(workload.LeakToChild) || parent.Found(workload.LeakToChild)

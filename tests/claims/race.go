@@ -228,7 +228,7 @@ func bounds(made []*Race, o *Options) string {
 			schedules += s.Schedules
 			classes += s.classes
 		}
-		h := r.settled(o.Limit)
+		h := r.settled()
 		if how[h] == 0 {
 			order = append(order, h)
 		}
@@ -247,13 +247,16 @@ func bounds(made []*Race, o *Options) string {
 }
 
 // settled says in what way a search with Deep came to its end.
-func (r *Race) settled(limit uint64) string {
+func (r *Race) settled() string {
+	limit := uint64(0)
 	for _, s := range r.searches {
 		switch s.kind {
 		case eachClass:
 			return "exhaustive over all schedules"
 		case exhaustive:
 			return "exhaustive to " + preemptions(s.through)
+		case cutShort:
+			limit = s.limit
 		}
 	}
 	if r.Found(r.asked) {

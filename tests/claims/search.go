@@ -24,6 +24,8 @@ type effort struct {
 	inOrder bool
 	// preemptions bounds what is searched with Deep; zero means deepPreemptions.
 	preemptions int
+	// slow says that a schedule takes ten times as long as others: the limit of Deep is a tenth.
+	slow bool
 }
 
 // deepPreemptions is what Deep searches to.
@@ -160,8 +162,11 @@ func (l *Lab) exhaust(r *Race, t *explore.Target, v workload.Verdict, e effort, 
 	if o.Preemptions == 0 {
 		o.Preemptions = deepPreemptions
 	}
-	if !l.o.Deep {
+	switch {
+	case !l.o.Deep:
 		o.Schedules = manyMore * l.o.Schedules
+	case e.slow:
+		o.Schedules = max(1, l.o.Limit/10)
 	}
 	var clocked atClock
 	rep, err := explore.Exhaust(l.ctx, clocked.watch(t), o)
