@@ -109,3 +109,20 @@ func TestReduceWithReclaim(t *testing.T) {
 		t.Logf("%s: %d classes, %d final states; %d schedules by depth-first search, all of them: %v", c.pol, r.Classes, r.States, e.Schedules, e.Complete)
 	}
 }
+
+// TestReduceKnowsWhatReclaimReads: reclaim races with who frees the page, and which of two pages is
+// reclaimed, if only one may be, is decided by the order of their events.
+func TestReduceKnowsWhatReclaimReads(t *testing.T) {
+	hosts := newHosts(t)
+	reduce := func(text string, schedules uint64) *explore.Reduced {
+		s, err := Parse("small", "cowlab small\n\"small\"\n"+text+"sometimes swapped(P0:A)\n")
+		require.NoError(t, err)
+		target := *s.Tuned(Tuning{Bare: true, Reclaim: 1}).Target(policy.Lookup("stock"), hosts)
+		r, err := explore.Reduce(context.Background(), target, explore.ReduceOptions{Schedules: schedules})
+		require.NoError(t, err)
+		return r
+	}
+	assert.Greater(t, reduce("map A 1 page private\ninit A = 1\n P0 ;\n madvise A dontneed ;\n", 40).Classes, uint64(20))
+	r := reduce("map A 2 pages private\ninit A = 1\n P0 ;\n pin h A[0:4K] write fast ;\n", 1000)
+	assert.Equal(t, 3, r.States, "neither, the one, the other")
+}
