@@ -43,6 +43,7 @@ func (s *System) swapWritepage(t *sched.Task, p *page.Page) {
 	pm.TestSetWriteback(t, p)
 	pm.UnlockPage(t, p)
 	b.Dev.System().SubmitBio(t, b)
+	t.C.Touch(plugObj, x86.AccWrite)
 	s.swap.plug[area].Poke(1)
 }
 
@@ -73,6 +74,7 @@ func (s *System) swapReadpage(t *sched.Task, p *page.Page) {
 	area := x86.PTE(p.Private).Swap().Type
 	s.Pages.DisownLock(t, p)
 	b.Dev.System().SubmitBio(t, b)
+	t.C.Touch(plugObj, x86.AccWrite)
 	s.swap.plug[area].Poke(1)
 }
 
@@ -90,15 +92,20 @@ func endSwapBioRead(t *sched.Task, b *blk.Bio, err error) {
 	b.Dev.System().PutBio(t, b)
 }
 
+// plugObj names the words that say which areas are to be unplugged.
+const plugObj = x86.ObjID(x86.ClassWord)<<56 | 1<<44
+
 // swapUnplug lets the devices begin with what was submitted to them
 // (swap_unplug_io_fn). In Linux a timer does it after 3 ms, or whoever waits for a
 // page; here the submitter does it once it has no more to submit.
 func (s *System) swapUnplug(t *sched.Task) {
 	sw := &s.swap
+	t.C.Touch(plugObj, x86.AccRead)
 	for i := range sw.plug {
 		if sw.plug[i].Peek() == 0 {
 			continue
 		}
+		t.C.Touch(plugObj, x86.AccWrite)
 		sw.plug[i].Poke(0)
 		sw.lock.Lock(t)
 		a := sw.areas[i]

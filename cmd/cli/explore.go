@@ -32,11 +32,12 @@ The last two end by themselves if they can, and say so: "exhaustive". The worklo
 read_fork and write_store, which are not in the table, are the two races in as few
 steps as possible; docs/exhaustive.md has more of them, and what came out.
 
-A workload's parameters are flags: cowlab explore WORKLOAD -h shows them. Three of them all
+A workload's parameters are flags: cowlab explore WORKLOAD -h shows them. Four of them all
 have: -tso 1 gives each CPU a store buffer, so that the search also chooses when stores
-become visible; with -fail 1 an allocation of memory may fail at any moment; and -races 1
-looks for data races of the kernel in each schedule, which takes half as long again.
-Scenarios have these three and no other.
+become visible; with -fail 1 an allocation of memory may fail at any moment; with -reclaim 1
+one of the first pages in the order of reclaim may be reclaimed at any moment, on a CPU of
+its own and to a swap disk; and -races 1 looks for data races of the kernel in each
+schedule, which takes half as long again. Scenarios have these four and no other.
 
 A scenario is named as for cowlab litmus: one that ships by its name, one of yours by a file
 that ends in `+scenarios.Suffix+`. A workload of the same name comes first; `+scenarioPrefix+`NAME is the
@@ -49,6 +50,7 @@ disks or look at the machine's state in a column, and dfs does not cut there.`,
 		"cowlab explore pin_fork -policy pg_gup -why",
 		"cowlab explore pin_fork -strategy dfs -preemptions 1 -format json",
 		"cowlab explore pin_fork -policy pg_gup -fail 1",
+		"cowlab explore driver_fork -policy pg_gup -reclaim 1",
 		"cowlab explore read_fork -strategy dpor -tso 1",
 		"cowlab explore SB -strategy dpor -policy pg_gup",
 		"cowlab explore "+scenarioPrefix+"forkscrew -strategy dfs -preemptions 1")

@@ -113,6 +113,11 @@
 //     (sched.Machine.Offer): it writes the injector, which each allocation reads. It happens
 //     in each run, at the latest when nobody can do anything else, so that there are races
 //     to find.
+//   - Reclaim. Each page that was on a list when the race began is an event on offer, of which so
+//     many do something (mm.System.OfferReclaim). One that does writes down the page and interrupts
+//     a CPU that nobody else uses, where a task does what reclaim does: steps like all others. When as many have done something
+//     the rest stay on offer and do nothing, because nobody may disable anybody. Reclaim is
+//     not in the middle of a page when a gate closes (AwaitReclaim).
 //   - The end. A run that stops before everybody is through (an oops, a gate that is
 //     closed) is taken to have kept the others from acting: they are tried at the
 //     last decision.

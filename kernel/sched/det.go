@@ -201,6 +201,7 @@ func (m *Machine) SpinWait(xc *x86.CPU, obj x86.ObjID, spins int) {
 	}
 	if m.irqDue(xc) {
 		m.Interrupts(xc)
+		xc.Touch(obj, x86.AccRead) // the handler's last step goes on with a look at what is waited for
 	}
 	c.cur.Acquired(obj)
 }

@@ -79,6 +79,7 @@
 //	machine cpus=2 memory=4M disk=4K swap=64K    each may be missing; no disk or swap then
 //	machine huge=2 ksm tso                       pages of 2 MiB in the pool, for which memory is added;
 //	                                             KSM; store buffers
+//	machine reclaim=1                            so many pages may be reclaimed at any moment
 //	map A 2 pages private|shared [huge] [ro]     mappings of the first process; "private file" maps a file
 //	pipe p
 //	init A[0:512] = 1                            bytes at the beginning; also disk[0:512] = 1
@@ -93,6 +94,9 @@
 //
 // A machine with "tso" has the store buffers of x86: when a store can be seen is one more choice of the
 // search. Pages of 2 MiB are asked for by "huge"; name a byte of them, not the whole.
+//
+// A machine with "reclaim" has a task, on a CPU of its own, that reclaims pages when the search says so;
+// it has a swap disk, whether or not there is a size. What may be reclaimed are pages that are there when the columns begin.
 //
 // Memory that init does not name is not touched: that matters to get_user_pages. The pagevecs
 // are empty when the columns begin.
