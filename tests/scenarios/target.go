@@ -214,7 +214,7 @@ func (r *runner) observe(out *kernel.Outcome) explore.Observation {
 		note("oom", fmt.Sprintf("process %d (%s) killed", v.PID, v.Name))
 	}
 	switch {
-	case r.broken == "":
+	case r.broken == "" || len(out.Victims) > 0: // what a killed process could not do is no fault of the program
 	case r.m.Trace().Sum(trace.EmuPolicyRefusals) > 0:
 		note("refused", r.broken) // the policy turns such requests down
 	default:
