@@ -88,7 +88,7 @@ func TestDeepSaysWhichSearchDecided(t *testing.T) {
 		r := l.AskAll(workload.LostRead, "wp_page_count_noswap_fixed", "swap-cached-pin")
 		return Result{Verdict: Settle(r.Shows(workload.LostRead)), Evidence: Evidences(r)}
 	}}
-	s = settleOne(t, lost, Options{Schedules: 10})
+	s = settleOne(t, lost, Options{Schedules: 80})
 	assert.Equal(t, Confirmed, s.Verdict, "what no schedule with few preemptions shows, because a disk has to come early, a sample does: %s", s.detail())
 }
 
