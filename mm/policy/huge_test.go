@@ -200,35 +200,43 @@ func TestPGGUPLeavesCachedHugePageLocked(t *testing.T) {
 	}
 }
 
+// hugeReadRace reads from a disk into a private huge page, at off, while the process forks and
+// stores to the same huge page. It reports whether the read was lost; after runs then.
+func hugeReadRace(t *testing.T, name string, off uint64, after func(th *kernel.Thread, fd int, a uint64)) (lost bool) {
+	m, err := kernel.Boot(hugeOptions(policy.Lookup(name), 3))
+	require.NoError(t, err)
+	defer m.Shutdown()
+	copy(m.DiskData("vda"), bytes.Repeat([]byte{0xaa}, 512))
+	out := m.Run(func(th *kernel.Thread) {
+		fd, err := th.Open("/dev/vda", fs.ORdwr|fs.ODirect)
+		require.NoError(t, err)
+		a := th.MustMmapHuge(1, huge, mm.MapPrivate)
+		th.Store64(a, 1)
+		reader := th.Go("reader", func(r *kernel.Thread) {
+			_, err := r.Pread(fd, a+off, 512, 0)
+			assert.NoError(t, err)
+		})
+		th.Usleep(20)
+		pid, err := th.Fork(func(c *kernel.Thread) { c.Usleep(1000) })
+		require.NoError(t, err)
+		th.Store64(a+8192, 2)
+		require.NoError(t, th.Join(reader))
+		lost = th.Load8(a+off) != 0xaa
+		_, _, err = th.Wait(pid)
+		require.NoError(t, err)
+		after(th, fd, a)
+	})
+	require.NoError(t, out.Err())
+	assert.Zero(t, m.Trace().Sum(trace.EmuPolicyOverrides))
+	assert.Empty(t, m.Leaks())
+	return lost
+}
+
 // TestRangeLockNeverConflictsOnHugePages: hugetlb_cow gives row 11's mm_cow_start a size where it
 // wants an end, so that the COW of a huge page goes on under the I/O, at its first small page too.
 func TestRangeLockNeverConflictsOnHugePages(t *testing.T) {
 	for _, off := range []uint64{0, 4096} {
-		m, err := kernel.Boot(hugeOptions(policy.Lookup("dio_range_lock_fixed"), 3))
-		require.NoError(t, err)
-		defer m.Shutdown()
-		copy(m.DiskData("vda"), bytes.Repeat([]byte{0xaa}, 512))
-		out := m.Run(func(th *kernel.Thread) {
-			fd, err := th.Open("/dev/vda", fs.ORdwr|fs.ODirect)
-			require.NoError(t, err)
-			a := th.MustMmapHuge(1, huge, mm.MapPrivate)
-			th.Store64(a, 1)
-			reader := th.Go("reader", func(r *kernel.Thread) {
-				_, err := r.Pread(fd, a+off, 512, 0)
-				assert.NoError(t, err)
-			})
-			th.Usleep(20)
-			pid, err := th.Fork(func(c *kernel.Thread) { c.Usleep(1000) })
-			require.NoError(t, err)
-			th.Store64(a+8192, 2)
-			require.NoError(t, th.Join(reader))
-			assert.NotEqual(t, uint8(0xaa), th.Load8(a+off), "offset %d: the read is lost", off)
-			_, _, err = th.Wait(pid)
-			require.NoError(t, err)
-		})
-		require.NoError(t, out.Err())
-		assert.Zero(t, m.Trace().Sum(trace.EmuPolicyOverrides))
-		assert.Empty(t, m.Leaks())
+		assert.True(t, hugeReadRace(t, "dio_range_lock_fixed", off, func(*kernel.Thread, int, uint64) {}), "offset %d", off)
 	}
 }
 
@@ -236,34 +244,14 @@ func TestRangeLockNeverConflictsOnHugePages(t *testing.T) {
 // for a read as well.
 func TestDirectIOSemHuge(t *testing.T) {
 	for name, want := range map[string]bool{"stock": true, "directio_sem": false} {
-		m, err := kernel.Boot(hugeOptions(policy.Lookup(name), 3))
-		require.NoError(t, err)
-		defer m.Shutdown()
-		copy(m.DiskData("vda"), bytes.Repeat([]byte{0xaa}, 512))
-		out := m.Run(func(th *kernel.Thread) {
-			fd, err := th.Open("/dev/vda", fs.ORdwr|fs.ODirect)
-			require.NoError(t, err)
-			a := th.MustMmapHuge(1, huge, mm.MapPrivate)
-			th.Store64(a, 1)
-			reader := th.Go("reader", func(r *kernel.Thread) {
-				_, err := r.Pread(fd, a+4096, 512, 0)
-				assert.NoError(t, err)
-			})
-			th.Usleep(20)
-			pid, err := th.Fork(func(c *kernel.Thread) { c.Usleep(1000) })
-			require.NoError(t, err)
-			th.Store64(a, 2)
-			require.NoError(t, th.Join(reader))
-			assert.Equal(t, want, th.Load8(a+4096) != 0xaa, "%s: the read is lost", name)
-			_, _, err = th.Wait(pid)
-			require.NoError(t, err)
-			fast := m.Trace().Sum(trace.EmuGUPFastPages)
+		lost := hugeReadRace(t, name, 4096, func(th *kernel.Thread, fd int, a uint64) {
+			fast := th.Machine().Trace().Sum(trace.EmuGUPFastPages)
 			require.NoError(t, th.Mprotect(a, huge, mm.ProtRead)) // read-only entries
-			_, err = th.Pwrite(fd, a, 512, 0)
+			_, err := th.Pwrite(fd, a, 512, 0)
 			require.NoError(t, err)
-			assert.Equal(t, want, m.Trace().Sum(trace.EmuGUPFastPages) > fast, name)
+			assert.Equal(t, want, th.Machine().Trace().Sum(trace.EmuGUPFastPages) > fast, name)
 		})
-		require.NoError(t, out.Err())
+		assert.Equal(t, want, lost, name)
 	}
 }
 

@@ -270,19 +270,19 @@ func TestLongtermReadPinOfNothing(t *testing.T) {
 	}
 }
 
-// pinAgainstSwap is a target: one thread pins a page by gup-fast while another sends it
-// out; then comes a fork, a store, and the device's write, which must not be lost.
-func pinAgainstSwap(t *testing.T, p mm.Policy) explore.Target {
+// swapTarget is a target with a page that holds 1 and a swap disk. Prog opens the gate, and says what
+// it has seen.
+func swapTarget(t *testing.T, name string, p mm.Policy, prog func(th *kernel.Thread, a uint64, open func(), must func(error)) string) explore.Target {
 	hosts := kernel.NewHosts()
 	t.Cleanup(hosts.Close)
-	return explore.Target{Name: "pin_against_swap", Policy: p.Name(), Run: func(st sched.Strategy, o sched.Observer) explore.Observation {
+	return explore.Target{Name: name, Policy: p.Name(), Run: func(st sched.Strategy, o sched.Observer) explore.Observation {
 		gate := explore.NewGate(st)
 		m, err := kernel.Boot(kernel.Options{CPUs: 2, Memory: 2 << 20, Regime: sched.Free, Strategy: gate, Policy: p, Hosts: hosts, NoStack: true,
 			Disks: []kernel.Disk{{Name: "swap", Size: 64 << 12, Swap: true}}})
 		require.NoError(t, err)
 		defer m.Shutdown()
 		m.CheckSteps(64, o)
-		verdict := explore.Safe
+		obs := explore.Observation{}
 		out := m.Run(func(th *kernel.Thread) {
 			must := func(err error) {
 				if err != nil {
@@ -292,32 +292,42 @@ func pinAgainstSwap(t *testing.T, p mm.Policy) explore.Target {
 			must(th.Swapon("/dev/swap", 0))
 			a := th.MustMmap(x86.PageSize)
 			th.Store8(a, 1)
-			gate.Open()
-			var r *kernel.Registration
-			driver := th.Go("driver", func(c *kernel.Thread) {
-				var err error
-				r, err = c.RegisterMemory(a, x86.PageSize, kernel.RegisterOptions{Write: true, Fast: true, Kind: mm.PinPin})
-				must(err)
-			})
-			must(th.Madvise(a, x86.PageSize, mm.MadvPageout))
-			must(th.Join(driver))
-			pid, err := th.Fork(func(c *kernel.Thread) { _ = c.Load8(a) })
-			must(err)
-			th.Store8(a, 2)
-			must(th.DeviceWrite(r, 512, []byte{7}))
-			if th.Load8(a+512) != 7 {
-				verdict = "lost-read"
-			}
-			must(th.UnregisterMemory(r))
-			_, _, err = th.Wait(pid)
-			must(err)
+			obs.Verdict = prog(th, a, gate.Open, must)
 		})
-		obs := explore.Observation{Verdict: verdict, Steps: out.Result.Steps, Result: out.Result}
+		obs.Steps, obs.Result = out.Result.Steps, out.Result
 		if err := out.Err(); err != nil {
 			obs.Verdict, obs.Detail = "bug", err.Error()
 		}
 		return obs
 	}}
+}
+
+// pinAgainstSwap is a target: one thread pins a page by gup-fast while another sends it
+// out; then comes a fork, a store, and the device's write, which must not be lost.
+func pinAgainstSwap(t *testing.T, p mm.Policy) explore.Target {
+	return swapTarget(t, "pin_against_swap", p, func(th *kernel.Thread, a uint64, open func(), must func(error)) string {
+		open()
+		var r *kernel.Registration
+		driver := th.Go("driver", func(c *kernel.Thread) {
+			var err error
+			r, err = c.RegisterMemory(a, x86.PageSize, kernel.RegisterOptions{Write: true, Fast: true, Kind: mm.PinPin})
+			must(err)
+		})
+		must(th.Madvise(a, x86.PageSize, mm.MadvPageout))
+		must(th.Join(driver))
+		pid, err := th.Fork(func(c *kernel.Thread) { _ = c.Load8(a) })
+		must(err)
+		th.Store8(a, 2)
+		must(th.DeviceWrite(r, 512, []byte{7}))
+		verdict := explore.Safe
+		if th.Load8(a+512) != 7 {
+			verdict = "lost-read"
+		}
+		must(th.UnregisterMemory(r))
+		_, _, err = th.Wait(pid)
+		must(err)
+		return verdict
+	})
 }
 
 // TestPinAgainstSwap: gup-fast may pin a page after reclaim asked whether it is pinned and
@@ -351,45 +361,22 @@ func TestPinAgainstSwap(t *testing.T) {
 // and swapped while another thread's store takes it out of the swap cache. gup-fast holds no
 // lock, and may find the page between the two.
 func TestReadPinBesideReuse(t *testing.T) {
-	hosts := kernel.NewHosts()
-	defer hosts.Close()
-	p := policy.MapcountUnshare{}
-	target := explore.Target{Name: "read_pin_beside_reuse", Policy: p.Name(), Run: func(st sched.Strategy, o sched.Observer) explore.Observation {
-		gate := explore.NewGate(st)
-		m, err := kernel.Boot(kernel.Options{CPUs: 2, Memory: 2 << 20, Regime: sched.Free, Strategy: gate, Policy: p, Hosts: hosts, NoStack: true,
-			Disks: []kernel.Disk{{Name: "swap", Size: 64 << 12, Swap: true}}})
-		require.NoError(t, err)
-		defer m.Shutdown()
-		m.CheckSteps(64, o)
-		out := m.Run(func(th *kernel.Thread) {
-			must := func(err error) {
-				if err != nil {
-					panic(err)
-				}
-			}
-			must(th.Swapon("/dev/swap", 0))
-			a := th.MustMmap(x86.PageSize)
-			th.Store8(a, 1)
-			must(th.Madvise(a, x86.PageSize, mm.MadvPageout))
-			_ = th.Load8(a) // back, read-only, and still in the swap cache
-			for m.Pages().Page(th.MM().PeekPTE(a).PFN()).Has(page.Writeback) {
-				th.Usleep(10)
-			}
-			gate.Open()
-			driver := th.Go("driver", func(c *kernel.Thread) {
-				r, err := c.RegisterMemory(a, x86.PageSize, kernel.RegisterOptions{Fast: true})
-				must(err)
-				must(c.UnregisterMemory(r))
-			})
-			th.Store8(a, 2)
-			must(th.Join(driver))
-		})
-		obs := explore.Observation{Verdict: explore.Safe, Steps: out.Result.Steps, Result: out.Result}
-		if err := out.Err(); err != nil {
-			obs.Verdict, obs.Detail = "bug", err.Error()
+	target := swapTarget(t, "read_pin_beside_reuse", policy.MapcountUnshare{}, func(th *kernel.Thread, a uint64, open func(), must func(error)) string {
+		must(th.Madvise(a, x86.PageSize, mm.MadvPageout))
+		_ = th.Load8(a) // back, read-only, and still in the swap cache
+		for th.Machine().Pages().Page(th.MM().PeekPTE(a).PFN()).Has(page.Writeback) {
+			th.Usleep(10)
 		}
-		return obs
-	}}
+		open()
+		driver := th.Go("driver", func(c *kernel.Thread) {
+			r, err := c.RegisterMemory(a, x86.PageSize, kernel.RegisterOptions{Fast: true})
+			must(err)
+			must(c.UnregisterMemory(r))
+		})
+		th.Store8(a, 2)
+		must(th.Join(driver))
+		return explore.Safe
+	})
 	r, err := explore.Exhaust(t.Context(), target, explore.ExhaustOptions{Preemptions: 1})
 	require.NoError(t, err)
 	require.True(t, r.Complete)
