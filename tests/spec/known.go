@@ -32,7 +32,7 @@ func fails() []string    { return []string{"fail any", "fail fork_pre_cow"} }
 const (
 	pgGUPCopies = "pg_gup pg_gup_v1 pinned_ptes_before pinned_ptes_after fork_lock_lookup" // copy_one_pte and fork_pre_cow
 	pgGUPForces = "pg_gup fork_lock_lookup"                                                // follow_page
-	writable    = pgGUPCopies + " ksm_fork sentry_pin_copy"                                // fork looks at writable ptes
+	writable    = pgGUPCopies + " ksm_fork"                                                // fork looks at writable ptes
 	counting    = "pinned_ptes_before pinned_ptes_after fork_lock wp_page_count wp_page_count_reuse pin_referenced wp_page_count_noswap wp_page_count_noswap_fixed wp_copy pin_copy kosaki_v3"
 )
 
