@@ -91,6 +91,7 @@ func holes() []hole {
 		{41, pgGUPForces, "bug: invariant: pool of # KiB pages", [][]string{{"huge"}, {"mprotect r"}, pinners()}, nil},
 		{44, "vm_dontcow vm_dontcow_fixed vm_dontcow_amended", "bug: BUG: mmap_sem", [][]string{{"mlock"}}, nil},
 		{44, pgGUPForces, "livelock", [][]string{readOnly(), {"mlock"}}, nil},
+		{44, "pg_dontcow_v2", "leak: a page", [][]string{{"mlock"}, {"fork"}}, nil},
 		{43, "vm_dontcow vm_dontcow_fixed vm_dontcow_amended", "bug: ", [][]string{{"huge"}, pinners()}, nil},
 		{39, "anon_exclusive", "leak-to-disk", [][]string{{"huge"}, {"fork"}, {"disk write"}}, nil},
 		{37, "pg_dontcow", reuseAsserted, [][]string{{"fail any", "fail decow_one_pte"}, {"fork"}, pinners()}, []deed{forkShares, forkSharesRO}},
