@@ -11,7 +11,6 @@ import (
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
-	"github.com/cowlab/cowlab/tests/workload"
 )
 
 // TestSearchChoosesReclaim: driver_fork has no word of reclaim, and no schedule of it goes wrong
@@ -75,17 +74,5 @@ func TestNoReclaimUnlessAsked(t *testing.T) {
 			}
 		}
 		assert.Equal(t, want > 0, lane > 0, params)
-	}
-}
-
-// TestReclaimStepsAreIndependent: what the relation of partial-order reduction does not know of
-// reclaim, or of swap, shows when steps are swapped.
-func TestReclaimStepsAreIndependent(t *testing.T) {
-	hosts := kernel.NewHosts()
-	defer hosts.Close()
-	for _, w := range append(workload.Races(), workload.Lookup("user_ways"), workload.Lookup("swap_pin"), workload.Lookup("unmap_pin")) {
-		n, err := explore.CheckIndependence(*withParams(t, hosts, w.Name, "reclaim=2", "stock"), 3, 4, 6)
-		assert.NoError(t, err, w.Name)
-		assert.Positive(t, n, w.Name)
 	}
 }
