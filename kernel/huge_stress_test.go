@@ -133,3 +133,23 @@ func (t *Thread) hugeRound(tb testing.TB, rng *rand.Rand, fd, disk int, v uint64
 		tb.Error(err)
 	}
 }
+
+// TestTruncateBesideMprotect: truncation of a hugetlbfs file walks the VMAs of others without
+// their mmap_sem, so it must not look at what mprotect changes. The race detector is the judge.
+func TestTruncateBesideMprotect(t *testing.T) {
+	run(t, hugeOptions(Options{CPUs: 2}, 4), func(th *Thread) {
+		fd, err := th.Open(fs.HugetlbfsDir+"/f", fs.ORdwr|fs.OCreat)
+		require.NoError(t, err)
+		a, err := th.Mmap(0, hugeSize, protRW, mm.MapShared, fd, 0)
+		require.NoError(t, err)
+		other := th.Go("mprotect", func(c *Thread) {
+			for i := range 200 {
+				assert.NoError(t, c.Mprotect(a, hugeSize, []mm.Prot{mm.ProtRead, protRW}[i%2]))
+			}
+		})
+		for range 200 {
+			require.NoError(t, th.Ftruncate(fd, 0))
+		}
+		require.NoError(t, th.Join(other))
+	})
+}

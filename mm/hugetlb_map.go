@@ -147,7 +147,7 @@ func (s *System) unmapHugepageRange(t *sched.Task, v *VMA, start, end uint64) {
 // Preconditions:
 //   - i_mmap_lock of v's file is held
 func (s *System) unmapHugepages(t *sched.Task, v *VMA, start, end uint64, only *page.Page) {
-	m, h, ts := v.MM, v.hstate(), stateOf(t)
+	m, h, ts := v.MM, v.Mapping.huge.h, stateOf(t) // not hstate: the flags are mmap_sem's, which truncation does not hold
 	if (start|end)&(h.size-1) != 0 {
 		t.Oops("__unmap_hugepage_range: %#x-%#x is not whole pages of %#x", start, end, h.size)
 	}
