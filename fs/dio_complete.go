@@ -162,8 +162,6 @@ func (d *DIO) dioComplete(t *sched.Task, err error) (int64, error) {
 
 // ended is the end of the completion: where Linux frees the dio.
 func (d *DIO) ended(t *sched.Task) {
-	if r := d.fs.policy.releaser; r != nil {
-		r.PinReleased(t, &d.pin)
-	}
+	d.fs.policy.p.PinReleased(t, &d.pin)
 	d.release(t)
 }

@@ -173,9 +173,7 @@ func (s *System) blockdevDirectIO(t *sched.Task, rw blk.Dir, iocb *Kiocb, inode 
 	// A write that extends the file must not return before the blocks are written.
 	d.isAsync = !iocb.sync() && !(rw == blk.Write && end > inode.Size(t))
 	n, err := d.directIOWorker(t, rw, iocb, inode, iov, offset, blkbits, getBlock, endIO)
-	if s.policy.submitter != nil {
-		s.policy.submitter.PinSubmitted(t, &d.pin)
-	}
+	s.policy.p.PinSubmitted(t, &d.pin)
 	d.release(t)
 	if mutexAgain {
 		inode.IMutex.Lock(t) // the caller expects it

@@ -39,8 +39,8 @@
 //
 // PinBegin is called in direct_io_worker, before the first page is looked up, and
 // PinEnd in dio_complete, by whoever completes the request, perhaps in an interrupt:
-// the places of mm_pinned_sem in KOSAKI's second patch. See [PinSubmitter],
-// [PinReleaser] and [DirectIOPinner] for what else a policy may want.
+// the places of mm_pinned_sem in KOSAKI's second patch. See PinSubmitted, PinReleased
+// and DirectIOPin of [mm.Policy] for what else a policy may want.
 //
 // # Pipes
 //
@@ -55,7 +55,7 @@
 //
 // Nothing says when somebody will read. What is read is what the page holds then: if
 // the writer has unmapped it and another process still maps it, that process's stores.
-// See [VmsplicePinner] for what kind of reference a policy may want.
+// VmsplicePin of [mm.Policy] says what kind of reference a policy wants.
 //
 // # Asynchronous I/O
 //

@@ -6,56 +6,24 @@ import (
 	"github.com/cowlab/cowlab/mm/page"
 )
 
-// A policy that wants more of direct I/O than PinBegin and PinEnd has one or more of
-// these methods besides. They are looked for once, when the file layer is made.
+// pinPolicy is what the file layer asks of a policy:
 //
 //	PinBegin        direct_io_worker, before the first look-up      submitting task
-//	PinSubmitted    direct_io_worker has returned                   submitting task
+//	PinSubmitted    direct_io_worker, when all is submitted         submitting task
 //	PinEnd          dio_complete                                    whoever completes
 //	PinReleased     after aio_complete, as the DIO is freed         whoever completes
 //
-// An asynchronous request may end before PinSubmitted is called. The PinUser is good
-// until both PinSubmitted and PinReleased have returned.
-type (
-	// PinSubmitter is a policy that wants to know when the submission is over,
-	// whether the request is or not: the place where the first directio_sem is
-	// released.
-	PinSubmitter interface {
-		PinSubmitted(t *sched.Task, u *mm.PinUser)
-	}
-	// PinReleaser is a policy that wants to know when a request is gone and its
-	// owner has been told. It may be called in interrupt context.
-	PinReleaser interface {
-		PinReleased(t *sched.Task, u *mm.PinUser)
-	}
-	// DirectIOPinner is a policy that says what kind of reference direct I/O takes on
-	// user pages. Other policies get mm.PinGet.
-	DirectIOPinner interface {
-		DirectIOPin() mm.PinKind
-	}
-)
-
-// pinPolicy is a policy with its optional methods. Immutable.
+// Immutable.
 type pinPolicy struct {
-	p         mm.Policy
-	submitter PinSubmitter
-	releaser  PinReleaser
-	kind      mm.PinKind
-	vmsplice  mm.PinKind
+	p        mm.Policy  // Stock, for which these do nothing, without HookPin
+	kind     mm.PinKind // of direct I/O
+	vmsplice mm.PinKind
 }
 
 func newPinPolicy(p mm.Policy) pinPolicy {
-	pp := pinPolicy{p: p}
+	pp := pinPolicy{p: p, kind: p.DirectIOPin(), vmsplice: p.VmsplicePin()}
 	if p.Hooks()&mm.HookPin == 0 {
-		pp.p = mm.Stock{} // whose PinBegin and PinEnd do nothing
-	}
-	pp.submitter, _ = p.(PinSubmitter)
-	pp.releaser, _ = p.(PinReleaser)
-	if d, ok := p.(DirectIOPinner); ok {
-		pp.kind = d.DirectIOPin()
-	}
-	if v, ok := p.(VmsplicePinner); ok {
-		pp.vmsplice = v.VmsplicePin()
+		pp.p = mm.Stock{}
 	}
 	return pp
 }

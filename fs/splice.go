@@ -24,12 +24,6 @@ const (
 	SpliceGift SpliceFlags = 8
 )
 
-// VmsplicePinner is a policy that says what kind of reference vmsplice takes on user
-// pages. Other policies get mm.PinGet.
-type VmsplicePinner interface {
-	VmsplicePin() mm.PinKind
-}
-
 // spliced is one vmsplice: the user pages of one call that are on their way, from
 // PinBegin to PinEnd.
 type spliced struct {

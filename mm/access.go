@@ -37,13 +37,6 @@ func (s *System) PinEnd(t *sched.Task, u *PinUser) {
 	}
 }
 
-// AccessWriter is a policy whose patch changes what access_process_vm asks get_user_pages
-// for.
-type AccessWriter interface {
-	// AccessWrite says whether a poke asks for write access; a peek never does.
-	AccessWrite() bool
-}
-
 // AccessProcessVM copies between m's memory at addr and buf: into buf, or out of it if
 // write is set. It returns how many bytes it copied; that is fewer than len(buf) where
 // a page cannot be had, and why is not told. The owner's permissions do not count as
@@ -53,7 +46,7 @@ type AccessWriter interface {
 //   - the caller has a user of m (get_task_mm) and holds no lock; the task may sleep
 func (s *System) AccessProcessVM(t *sched.Task, m *MM, addr uint64, buf []byte, write bool) int {
 	flags := GUPForce | GUPInternal
-	if p, ok := s.policy.(AccessWriter); write && (!ok || p.AccessWrite()) {
+	if write && s.policy.AccessWrite() {
 		flags |= GUPWrite
 	}
 	return s.accessRemote(t, m, addr, buf, write, flags)

@@ -236,8 +236,8 @@ func (sc *tableScan) pte(e x86.PTE, addr uint64, locked bool) {
 		k.bad("address space %d: pte at %#x is %v, but no VMA is there", m.ID, addr, e)
 	case e.Write() && v.Flags&VMWrite == 0:
 		k.bad("address space %d: pte at %#x is %v, but its VMA is not writable", m.ID, addr, e)
-	case s.pteChecker != nil:
-		if err := s.pteChecker.CheckPTE(v, e, p); err != nil {
+	default:
+		if err := s.policy.CheckPTE(v, e, p); err != nil {
 			k.bad("address space %d: pte at %#x is %v: %v", m.ID, addr, e, err)
 		}
 	}

@@ -16,7 +16,7 @@ import (
 //	promises = those of files, less their pages       at rest; plus hstate.astray
 //	  + those of private mappings that are not used
 //
-// Huge pages have no count of mappings, but for a HugeRmapper, and are not in rss. An entry may be writable where
+// Huge pages have no count of mappings, but under HookHugeRmap, and are not in rss. An entry may be writable where
 // its VMA is not: hugetlb_cow does not ask.
 
 // hugeScan is what one check finds out.
@@ -79,10 +79,10 @@ func (s *System) checkHugePage(k *checkState, pfn x86.PFN, rest bool) {
 	if c := int(p.Count.Peek()); c < n {
 		k.bad("%s: %d huge entries map it", s.describePage(pfn, p), n)
 	}
-	switch c := int(p.MapCount.Peek()); {
-	case s.hugeRmap == nil && c != 0:
+	switch c, counted := int(p.MapCount.Peek()), s.hooks&HookHugeRmap != 0; {
+	case !counted && c != 0:
 		k.bad("%s: a huge page has no map count", s.describePage(pfn, p))
-	case s.hugeRmap != nil && c != n:
+	case counted && c != n:
 		k.bad("%s: %d huge entries map it", s.describePage(pfn, p), n)
 	}
 	l := s.Pages.Ledger()

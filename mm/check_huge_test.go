@@ -18,6 +18,21 @@ func (r *pinRig) mmapHuge(t *sched.Task, mm *MM, n int, flags MapFlags) uint64 {
 	return addr
 }
 
+// TestForceHooksCountsNoHugePages: ForceHooks sends decisions through the methods, and does not
+// make 2.6.29 a kernel that counts the mappings of huge pages.
+func TestForceHooksCountsNoHugePages(t *testing.T) {
+	r := newPinRig(t, pinOptions{cpus: 1, regime: sched.Timed, bytes: 8 << 20, force: true})
+	require.Equal(t, 1, r.s.BootHugePages(HugePage2M, 1))
+	r.run(func(k *sched.Task, mm *MM) {
+		addr := r.mmapHuge(k, mm, 1, MapPrivate)
+		r.store(k, addr, 1)
+		ref, ok := mm.hugePTEOffset(k.C, addr, &r.s.huge.hstates[0])
+		require.True(t, ok)
+		require.Zero(t, r.s.Pages.Page(ref.Peek().PFN()).MapCount.Peek())
+		r.sound()
+	})
+}
+
 // Each invariant of huge pages is broken by hand, and noticed.
 func TestCheckNoticesHugePages(t *testing.T) {
 	r := newPinRig(t, pinOptions{cpus: 1, regime: sched.Timed, bytes: 16 << 20})

@@ -70,14 +70,6 @@ func GetUserPagesFast(t *sched.Task, start uint64, n int, write bool, kind PinKi
 	return gupFastSlow(t, mm, start, got, n, write, kind, pages)
 }
 
-// MmapSemHolder is a policy under which some users of gup-fast hold mmap_sem for reading
-// already. It is looked for once, when the memory manager is made.
-type MmapSemHolder interface {
-	// HoldsMmapSem says whether those who take references of this kind do; gup-fast's
-	// slow half then goes under their lock.
-	HoldsMmapSem(kind PinKind) bool
-}
-
 // gupFastSlow gets what the walk did not. An error counts only if there is no page
 // at all.
 func gupFastSlow(t *sched.Task, mm *MM, start uint64, got, n int, write bool, kind PinKind, pages []*page.Page) (int, error) {
@@ -86,7 +78,7 @@ func gupFastSlow(t *sched.Task, mm *MM, start uint64, got, n int, write bool, ki
 	if write {
 		flags |= GUPWrite
 	}
-	held := mm.Sys.slowHolder != nil && mm.Sys.slowHolder.HoldsMmapSem(kind)
+	held := mm.Sys.policy.HoldsMmapSem(kind)
 	if !held {
 		mm.MmapSem.DownRead(t)
 	}

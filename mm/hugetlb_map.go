@@ -97,18 +97,18 @@ func (f *Fork) HugeCOWChild(e x86.PTE, cached *page.Page) ForkNext {
 // hugeMapped counts an entry that is about to map a huge page, for a policy that wants it
 // counted; anon says that the page is new and private. The page_table_lock is held.
 func (s *System) hugeMapped(t *sched.Task, v *VMA, p *page.Page, anon bool) {
-	if s.hugeRmap == nil {
+	if s.hooks&HookHugeRmap == 0 {
 		return
 	}
 	if anon {
-		s.hugeRmap.HugeAnonNew(t, p, v)
+		s.policy.HugeAnonNew(t, p, v)
 	}
 	s.Pages.DupMap(t, p)
 }
 
 // hugeUnmapped counts one that is gone.
 func (s *System) hugeUnmapped(t *sched.Task, p *page.Page) {
-	if s.hugeRmap != nil {
+	if s.hooks&HookHugeRmap != 0 {
 		s.Pages.DecMap(t, p)
 	}
 }

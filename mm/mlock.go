@@ -39,13 +39,6 @@ func (m *MM) mlockVMAPagesRange(t *sched.Task, v *VMA, start, end uint64) (notLo
 	return 0
 }
 
-// MlockPopulater is a policy of a kernel in which mlock takes no references: it faults the
-// pages in, and they are marked as they are met (Linux 2.6.38 and later).
-type MlockPopulater interface {
-	// MlockPopulates says whether it does.
-	MlockPopulates() bool
-}
-
 // mlockRange makes the pages of [start, end) of the VMLocked VMA v present and marks them
 // (__mlock_vma_pages_range). In 2.6.29 it is a user of get_user_pages like any other, with
 // references and all, and does not say that it is the kernel's own.
@@ -59,7 +52,7 @@ type MlockPopulater interface {
 func (m *MM) mlockRange(t *sched.Task, v *VMA, start, end uint64) error {
 	s := m.Sys
 	pm := s.Pages
-	if p, ok := s.policy.(MlockPopulater); ok && p.MlockPopulates() {
+	if s.policy.MlockPopulates() {
 		err := makePagesPresent(t, m, start, end)
 		m.markRange(t, v, start, end, true)
 		return err

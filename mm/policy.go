@@ -8,7 +8,7 @@ import (
 )
 
 // HookSet says which of its methods a policy wants called. Where a bit is clear
-// the core runs Linux 2.6.29's own code inline.
+// the core runs Linux 2.6.29's own code inline. What no bit names is always asked.
 type HookSet uint32
 
 // The hooks.
@@ -35,9 +35,10 @@ const (
 	HookKSM                            // KSM
 	HookMigrate                        // Migrate
 	HookMprotect                       // Mprotect
-	HookPin                            // PinBegin, PinEnd
+	HookPin                            // PinBegin, PinSubmitted, PinEnd, PinReleased
 	HookPageFree                       // PageFree
 	HookFollowHuge                     // FollowHuge
+	HookHugeRmap                       // HugeAnonNew; and the core counts the mappings of huge pages
 	AllHooks       HookSet = 1<<iota - 1
 
 	hookBroken HookSet = 1 << 31 // gup-fast goes the way with hooks: BreakGUPFastIRQ
@@ -77,9 +78,9 @@ const (
 // Go's embedding is not virtual: Stock's methods never call another hook on
 // themselves. Context structures belong to the calling task and must not be kept.
 //
-// A policy may have more methods, which are looked for once: see AccessWriter,
-// MmapSemHolder, MlockPopulater, Unuser, and in package fs PinSubmitter, PinReleaser,
-// DirectIOPinner and VmsplicePinner.
+// Whatever is asked of a policy is a method here, and none is looked for by type
+// assertion: a type that embeds a Policy, to watch or to break it, passes on all that it
+// does not override.
 type Policy interface {
 	// Name is the policy's id in tables and tokens.
 	Name() string
@@ -87,6 +88,8 @@ type Policy interface {
 	Hooks() HookSet
 	// Claims says what the policy promises.
 	Claims() Guarantee
+	// About says what people are told of the policy; without a Title it says nothing.
+	About() About
 
 	// MMInit prepares a new address space (mm_init), before anybody else sees
 	// it. Unset: nothing.
@@ -184,6 +187,12 @@ type Policy interface {
 	HugeWP(f *Fault) WPNext
 	// AnonNew is called when a new anonymous page gets its first mapping.
 	AnonNew(t *sched.Task, p *page.Page, v *VMA)
+	// HugeAnonNew is called when a huge page is new and private, before its first entry is
+	// set, with the entry's page_table_lock held. HookHugeRmap is for policies of a kernel
+	// that counts the mappings of huge pages, as Linux does since 2.6.36; 2.6.29 has no such
+	// count. With it the core keeps Page.MapCount of their heads, under the page_table_lock
+	// of each entry. ForceHooks does not force it.
+	HugeAnonNew(t *sched.Task, head *page.Page, v *VMA)
 
 	// SwapAdd says whether reclaim may put p (locked) into the swap cache.
 	SwapAdd(t *sched.Task, p *page.Page) bool
@@ -194,6 +203,9 @@ type Policy interface {
 	Unmap(u *Unmap) bool
 	// Pageout says whether p may be written out.
 	Pageout(t *sched.Task, p *page.Page) bool
+	// Unuse is called by unuse_pte, the page and the ptl locked, when p is mapped where the
+	// entry pte was: a policy that keeps something in entries of swap gives it back to the page.
+	Unuse(t *sched.Task, pte x86.PTE, p *page.Page)
 	// KSM and Migrate are Unmap for those two callers. Nothing migrates pages on this
 	// machine (FIDELITY.md), so Migrate is not called.
 	KSM(u *Unmap) bool
@@ -203,15 +215,42 @@ type Policy interface {
 	Mprotect(v *VMA, pte x86.PTE, p *page.Page) bool
 
 	// PinBegin is called by a user of get_user_pages before its first look-up; it
-	// may sleep, and an error ends the operation. PinEnd is called when the
-	// operation is over (for direct I/O in dio_complete), by whoever completes it,
-	// perhaps in interrupt context.
+	// may sleep, and an error ends the operation: nothing else is called for it. PinEnd is
+	// called when the operation is over (for direct I/O in dio_complete), by whoever completes
+	// it, perhaps in interrupt context.
 	PinBegin(u *PinUser) error
 	PinEnd(t *sched.Task, u *PinUser)
+	// PinSubmitted and PinReleased are for direct I/O alone. PinSubmitted is called when
+	// direct_io_worker is through with the submission, whether the request is over or not, by
+	// the task that PinBegin was called by: the place where the first directio_sem is released.
+	// PinReleased is called when the request is gone and its owner has been told (after
+	// aio_complete, as the DIO is freed), by whoever completes it, perhaps in interrupt
+	// context. An asynchronous request may end before PinSubmitted is called; the PinUser is
+	// good until both have returned.
+	PinSubmitted(t *sched.Task, u *PinUser)
+	PinReleased(t *sched.Task, u *PinUser)
+	// DirectIOPin and VmsplicePin say what kind of reference direct I/O and vmsplice take on
+	// user pages. They are asked once, when the file layer is made. Unset: PinGet.
+	DirectIOPin() PinKind
+	VmsplicePin() PinKind
+	// HoldsMmapSem says whether those who take references of this kind by gup-fast hold
+	// mmap_sem for reading already; its slow half then goes under their lock. Unset: false.
+	HoldsMmapSem(kind PinKind) bool
+	// AccessWrite says whether a poke of access_process_vm asks get_user_pages for write
+	// access; a peek never does. Unset: true.
+	AccessWrite() bool
+	// MlockPopulates says whether the policy is of a kernel in which mlock takes no references:
+	// it faults the pages in, and they are marked as they are met (Linux 2.6.38 and later).
+	// Unset: false.
+	MlockPopulates() bool
 
 	// PageFree is called when the last reference of a page goes, before it returns
 	// to the allocator, or a huge page to its pool. It may run in interrupt context.
 	PageFree(t *sched.Task, p *page.Page)
+
+	// CheckPTE says what is wrong with a present entry of a small page: the policy's own
+	// invariants, which are checked with all others. The ptl is free, and nothing runs.
+	CheckPTE(v *VMA, pte x86.PTE, p *page.Page) error
 }
 
 // About is what people are told of a policy.
@@ -224,24 +263,6 @@ type About struct {
 	Changes []string
 	// Claims says what the policy promises, Open what it leaves open.
 	Claims, Open string
-}
-
-// Explainer is a policy that can say what it is.
-type Explainer interface{ About() About }
-
-// PTEChecker is a policy with invariants of its own, which are checked with all others:
-// CheckPTE says what is wrong with a present entry of a small page. Its ptl is free, and
-// nothing runs.
-type PTEChecker interface {
-	CheckPTE(v *VMA, pte x86.PTE, p *page.Page) error
-}
-
-// HugeRmapper is a policy of a kernel that counts the mappings of huge pages, as Linux does
-// since 2.6.36; 2.6.29 has no such count. For it the core keeps Page.MapCount of their
-// heads, under the page_table_lock of each entry, and says when a private page is new:
-// before its first entry is set.
-type HugeRmapper interface {
-	HugeAnonNew(t *sched.Task, head *page.Page, v *VMA)
 }
 
 // PinKind says what a reference from get_user_pages is for.

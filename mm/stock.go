@@ -21,6 +21,9 @@ func (Stock) Hooks() HookSet { return 0 }
 // Claims implements Policy: 2.6.29 promises nothing about fork and pins.
 func (Stock) Claims() Guarantee { return 0 }
 
+// About implements Policy: a policy that embeds Stock is another one.
+func (Stock) About() About { return About{} }
+
 // MMInit implements Policy.
 func (Stock) MMInit(*sched.Task, *MM) {}
 
@@ -132,6 +135,9 @@ func (Stock) HugeWP(f *Fault) WPNext {
 // AnonNew implements Policy.
 func (Stock) AnonNew(*sched.Task, *page.Page, *VMA) {}
 
+// HugeAnonNew implements Policy.
+func (Stock) HugeAnonNew(*sched.Task, *page.Page, *VMA) {}
+
 // SwapAdd implements Policy.
 func (Stock) SwapAdd(*sched.Task, *page.Page) bool { return true }
 
@@ -143,6 +149,9 @@ func (Stock) Unmap(*Unmap) bool { return true }
 
 // Pageout implements Policy.
 func (Stock) Pageout(*sched.Task, *page.Page) bool { return true }
+
+// Unuse implements Policy.
+func (Stock) Unuse(*sched.Task, x86.PTE, *page.Page) {}
 
 // KSM implements Policy.
 func (Stock) KSM(*Unmap) bool { return true }
@@ -159,5 +168,29 @@ func (Stock) PinBegin(*PinUser) error { return nil }
 // PinEnd implements Policy.
 func (Stock) PinEnd(*sched.Task, *PinUser) {}
 
+// PinSubmitted implements Policy.
+func (Stock) PinSubmitted(*sched.Task, *PinUser) {}
+
+// PinReleased implements Policy.
+func (Stock) PinReleased(*sched.Task, *PinUser) {}
+
+// DirectIOPin implements Policy.
+func (Stock) DirectIOPin() PinKind { return PinGet }
+
+// VmsplicePin implements Policy.
+func (Stock) VmsplicePin() PinKind { return PinGet }
+
+// HoldsMmapSem implements Policy.
+func (Stock) HoldsMmapSem(PinKind) bool { return false }
+
+// AccessWrite implements Policy.
+func (Stock) AccessWrite() bool { return true }
+
+// MlockPopulates implements Policy.
+func (Stock) MlockPopulates() bool { return false }
+
 // PageFree implements Policy.
 func (Stock) PageFree(*sched.Task, *page.Page) {}
+
+// CheckPTE implements Policy: all invariants of stock are the core's.
+func (Stock) CheckPTE(*VMA, x86.PTE, *page.Page) error { return nil }

@@ -349,14 +349,6 @@ func (s *System) unuseVMA(t *sched.Task, v *VMA, e x86.SwapEntry, p *page.Page) 
 	return false
 }
 
-// Unuser is a policy that keeps something in entries of swap which swapoff has to give back to
-// the page.
-type Unuser interface {
-	// Unuse is called by unuse_pte, the page and the ptl locked, when p is mapped where the
-	// entry pte was.
-	Unuse(t *sched.Task, pte x86.PTE, p *page.Page)
-}
-
 // unusePTE maps the page where its entry was, read-only and old (unuse_pte).
 func (s *System) unusePTE(t *sched.Task, v *VMA, addr uint64, table x86.PFN, pte x86.PTE, p *page.Page) bool {
 	ref, ptl := v.MM.entry(table, x86.LevelPTE, addr), s.Pages.PTL(table)
@@ -369,9 +361,7 @@ func (s *System) unusePTE(t *sched.Task, v *VMA, addr uint64, table x86.PFN, pte
 		ref.Set(t.C, e)
 		TracePTE(t, addr, pte, e)
 		s.PageAddAnonRmap(t, p, v, addr)
-		if u, ok := s.policy.(Unuser); ok {
-			u.Unuse(t, pte, p)
-		}
+		s.policy.Unuse(t, pte, p)
 		s.swapFree(t, pte.Swap())
 		// It is likely to be wanted soon: it has been swapped out.
 		s.Pages.ActivatePage(t, p)

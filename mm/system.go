@@ -23,12 +23,9 @@ func NewSystem(m *sched.Machine, pm *page.Map, o Options) (*System, error) {
 		s.policy = Stock{}
 	}
 	s.hooks = s.policy.Hooks()
-	s.pteChecker, _ = s.policy.(PTEChecker)
-	s.hugeRmap, _ = s.policy.(HugeRmapper)
 	s.commit.hugetlb = s.hugetlbTotalPages
-	s.slowHolder, _ = s.policy.(MmapSemHolder)
 	if o.ForceHooks {
-		s.hooks = AllHooks
+		s.hooks |= AllHooks &^ HookHugeRmap
 	}
 	if s.Broken(BreakGUPFastIRQ) {
 		s.hooks |= hookBroken

@@ -199,12 +199,9 @@ type System struct {
 	Mem   *x86.Memory
 	Pages *page.Map
 
-	policy     Policy
-	hooks      HookSet
-	hugeRmap   HugeRmapper   // the policy, if it counts huge mappings; immutable
-	breaks     Break         // lines taken out for tests; immutable
-	pteChecker PTEChecker    // the policy, if it has invariants of its own; immutable
-	slowHolder MmapSemHolder // the policy, if it is one; immutable
+	policy Policy
+	hooks  HookSet
+	breaks Break // lines taken out for tests; immutable
 
 	anon   anonVMAs
 	spaces addressSpaces

@@ -24,8 +24,7 @@ func runList(e *env, args []string) error {
 	fmt.Fprintln(w, "POLICY\tROW\tWHO\tWHAT")
 	for _, p := range e.policies {
 		row, title, who := "-", "-", "-"
-		if x, ok := p.(mm.Explainer); ok {
-			a := x.About()
+		if a := p.About(); a.Title != "" {
 			title, who = a.Title, a.Who
 			if a.Row >= 0 {
 				row = fmt.Sprint(a.Row)
@@ -101,12 +100,11 @@ var verdictHelp = map[workload.Verdict]string{
 
 func explainPolicy(e *env, p mm.Policy) {
 	fmt.Fprintf(e.stdout, "%s (a policy)\n", p.Name())
-	x, ok := p.(mm.Explainer)
-	if !ok {
+	a := p.About()
+	if a.Title == "" {
 		fmt.Fprintf(e.stdout, "\n  It does not say more about itself (it has no method About).\n\nWhat it promises: %s\n", promises(p.Claims()))
 		return
 	}
-	a := x.About()
 	row := "no row"
 	if a.Row >= 0 {
 		row = fmt.Sprintf("row %d", a.Row)

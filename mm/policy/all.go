@@ -5,7 +5,7 @@ import "github.com/cowlab/cowlab/mm"
 // Stock is row 0: Linux 2.6.29 as it was.
 type Stock struct{ mm.Stock }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (Stock) About() mm.About {
 	return mm.About{
 		Row: 0, Title: "Linux 2.6.29, unchanged", Who: "-", When: "March 2009", Lines: "-",

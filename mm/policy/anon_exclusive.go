@@ -38,7 +38,7 @@ func (AnonExclusive) Name() string { return "anon_exclusive" }
 // Hooks implements mm.Policy.
 func (AnonExclusive) Hooks() mm.HookSet {
 	return follPinHooks | mm.HookFollow | mm.HookForkSwap | mm.HookWP | mm.HookSwapIn | mm.HookAnonNew |
-		mm.HookReclaim | mm.HookKSM | mm.HookFollowHuge | mm.HookForkHuge | mm.HookHugeWP
+		mm.HookReclaim | mm.HookKSM | mm.HookFollowHuge | mm.HookForkHuge | mm.HookHugeWP | mm.HookHugeRmap
 }
 
 // Claims implements mm.Policy.
@@ -46,7 +46,7 @@ func (AnonExclusive) Claims() mm.Guarantee {
 	return mm.Reverse | mm.AIO | mm.Disclosure | mm.UnderSwap | mm.Hugetlb
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (AnonExclusive) About() mm.About {
 	return mm.About{
 		Row: 21, Title: "pages know whether they are exclusive; pinned ones stay so",
@@ -204,7 +204,7 @@ func (AnonExclusive) SwapIn(f *mm.Fault) bool {
 	return excl
 }
 
-// Unuse implements mm.Unuser: unuse_pte's RMAP_EXCLUSIVE.
+// Unuse implements mm.Policy: unuse_pte's RMAP_EXCLUSIVE.
 func (AnonExclusive) Unuse(t *sched.Task, pte x86.PTE, pg *page.Page) {
 	if pte.SwpExclusive() {
 		mm.SystemOf(t).Pages.SetFlag(t, pg, pageExclusive)

@@ -12,7 +12,7 @@ import (
 // is on the head. Unlike small pages, a write fault goes by the count of mappings: what
 // vmsplice holds of a huge page still discloses later stores.
 
-// HugeAnonNew implements mm.HugeRmapper: hugepage_add_new_anon_rmap.
+// HugeAnonNew implements mm.Policy: hugepage_add_new_anon_rmap.
 func (AnonExclusive) HugeAnonNew(_ *sched.Task, head *page.Page, _ *mm.VMA) {
 	head.PokeSet(pageExclusive)
 }

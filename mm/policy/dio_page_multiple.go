@@ -33,7 +33,7 @@ func (DIOPageMultiple) Hooks() mm.HookSet { return mm.HookPin }
 // Claims implements mm.Policy.
 func (DIOPageMultiple) Claims() mm.Guarantee { return mm.Forward | mm.AIO }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (DIOPageMultiple) About() mm.About {
 	return mm.About{
 		Row: -1, Title: "O_DIRECT in whole pages only",

@@ -28,7 +28,7 @@ func (p DIOPin) Hooks() mm.HookSet { return p.AnonExclusive.Hooks() | mm.HookMpr
 // Claims implements mm.Policy.
 func (p DIOPin) Claims() mm.Guarantee { return p.AnonExclusive.Claims() | mm.Forward }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (DIOPin) About() mm.About {
 	return mm.About{
 		Row: 22, Title: "direct I/O pins its pages: anon_exclusive, and O_DIRECT uses FOLL_PIN",
@@ -45,7 +45,7 @@ func (DIOPin) About() mm.About {
 	}
 }
 
-// DirectIOPin implements fs.DirectIOPinner.
+// DirectIOPin implements mm.Policy.
 func (DIOPin) DirectIOPin() mm.PinKind { return mm.PinPin }
 
 // Take implements mm.Policy: the zero page is for everybody and for ever.

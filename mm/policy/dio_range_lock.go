@@ -61,7 +61,7 @@ func (DIORangeLock) Hooks() mm.HookSet { return mm.HookMM | mm.HookPin | mm.Hook
 // Claims implements mm.Policy.
 func (DIORangeLock) Claims() mm.Guarantee { return mm.Forward | mm.Reverse | mm.AIO }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (p DIORangeLock) About() mm.About {
 	a := mm.About{
 		Row: 11, Title: "a COW of memory under direct I/O is tried again until the I/O is over",
@@ -181,7 +181,7 @@ func (p DIORangeLock) dioLock(u *mm.PinUser, start, end uint64) error {
 // pageAlign is PAGE_ALIGN: upwards.
 func pageAlign(addr uint64) uint64 { return (addr + x86.PageSize - 1) & x86.PageMask }
 
-// PinReleased implements fs.PinReleaser: dio_release_all_protection, behind aio_complete.
+// PinReleased implements mm.Policy: dio_release_all_protection, behind aio_complete.
 // dio->locks is nil there.
 func (p DIORangeLock) PinReleased(t *sched.Task, u *mm.PinUser) {
 	if p.initInOrder {

@@ -38,7 +38,7 @@ func (DirectedCOW) Claims() mm.Guarantee {
 	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure | mm.OtherPins
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (DirectedCOW) About() mm.About {
 	return mm.About{
 		Row: 14, Title: "the first owner of a page keeps it; who else maps it gets the copy",

@@ -33,7 +33,7 @@ func (DirectIOSem) Hooks() mm.HookSet {
 // Claims implements mm.Policy.
 func (DirectIOSem) Claims() mm.Guarantee { return mm.Forward | mm.Reverse | mm.AIO }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (DirectIOSem) About() mm.About {
 	return mm.About{
 		Row: 10, Title: "fork waits until no direct I/O is in flight",

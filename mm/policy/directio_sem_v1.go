@@ -28,7 +28,7 @@ func (DirectIOSemV1) Hooks() mm.HookSet { return mm.HookMM | mm.HookForkLock | m
 // Claims implements mm.Policy.
 func (DirectIOSemV1) Claims() mm.Guarantee { return mm.Forward }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (DirectIOSemV1) About() mm.About {
 	return mm.About{
 		Row: 6, Title: "fork waits for direct I/O that is being submitted",
@@ -72,7 +72,7 @@ func (p DirectIOSemV1) PinBegin(u *mm.PinUser) error {
 	return nil
 }
 
-// PinSubmitted implements fs.PinSubmitter: behind direct_io_worker.
+// PinSubmitted implements mm.Policy: behind direct_io_worker.
 func (p DirectIOSemV1) PinSubmitted(t *sched.Task, u *mm.PinUser) {
 	if !p.noSem {
 		pinnedSem(u.MM).UpRead(t)

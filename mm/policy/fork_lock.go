@@ -31,7 +31,7 @@ func (ForkLock) Claims() mm.Guarantee {
 	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (ForkLock) About() mm.About {
 	return mm.About{
 		Row: 13, Title: "a lock for fork alone, held by whoever holds pins",

@@ -30,7 +30,7 @@ func (p ForkLockLookup) Hooks() mm.HookSet {
 	return p.PGGUP.Hooks() | mm.HookMM | mm.HookForkLock | mm.HookFast
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (p ForkLockLookup) About() mm.About {
 	a := p.PGGUP.About()
 	a.Row, a.Title = -1, "row 2 with a fork lock over look-ups in place of barriers"

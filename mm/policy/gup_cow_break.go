@@ -26,7 +26,7 @@ func (GUPCowBreak) Hooks() mm.HookSet { return mm.HookGUPVMA | mm.HookFast }
 // Claims implements mm.Policy.
 func (GUPCowBreak) Claims() mm.Guarantee { return mm.Reverse | mm.AIO | mm.Disclosure }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (GUPCowBreak) About() mm.About {
 	return mm.About{
 		Row: 18, Title: "a read pin of a COW mapping breaks COW as if it were a write",

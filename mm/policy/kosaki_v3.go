@@ -44,7 +44,7 @@ func (KosakiV3) Claims() mm.Guarantee {
 	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure | mm.UnderSwap
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (KosakiV3) About() mm.About {
 	return mm.About{
 		Row: 17, Title: "fork waits for direct reads; references count for reuse, and for reclaim before it clears a pte",

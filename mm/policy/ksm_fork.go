@@ -31,7 +31,7 @@ func (KSMFork) Hooks() mm.HookSet { return mm.HookForkPTE }
 // Claims implements mm.Policy.
 func (KSMFork) Claims() mm.Guarantee { return mm.Forward | mm.AIO | mm.OtherPins }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (KSMFork) About() mm.About {
 	return mm.About{
 		Row: -1, Title: "fork clears and flushes each writable anonymous pte before it counts references",

@@ -25,7 +25,7 @@ func (MapcountUnshare) Name() string { return "mapcount_unshare" }
 
 // Hooks implements mm.Policy.
 func (MapcountUnshare) Hooks() mm.HookSet {
-	return follPinHooks | mm.HookFollow | mm.HookReclaim | mm.HookFollowHuge | mm.HookHugeWP
+	return follPinHooks | mm.HookFollow | mm.HookReclaim | mm.HookFollowHuge | mm.HookHugeWP | mm.HookHugeRmap
 }
 
 // Claims implements mm.Policy.
@@ -33,7 +33,7 @@ func (MapcountUnshare) Claims() mm.Guarantee {
 	return mm.Reverse | mm.AIO | mm.UnderSwap
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (MapcountUnshare) About() mm.About {
 	return mm.About{
 		Row: 23, Title: "reuse by map count, and read pins of shared pages unshare first",
@@ -91,7 +91,7 @@ func (p MapcountUnshare) ForkBegin(f *mm.Fork) { PinCopy{follPin: p.follPin}.For
 // ForkEnd implements mm.Policy.
 func (p MapcountUnshare) ForkEnd(f *mm.Fork) { PinCopy{follPin: p.follPin}.ForkEnd(f) }
 
-// HugeAnonNew implements mm.HugeRmapper: 5.10 counts the mappings of huge pages.
+// HugeAnonNew implements mm.Policy: 5.10 counts the mappings of huge pages.
 func (MapcountUnshare) HugeAnonNew(*sched.Task, *page.Page, *mm.VMA) {}
 
 // HugeWP is hugetlb_cow's decision, for copy-on-read faults too.

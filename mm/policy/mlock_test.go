@@ -69,7 +69,7 @@ func TestMlockOfReadOnlyMemory(t *testing.T) {
 func TestMlockPopulates(t *testing.T) {
 	for _, p := range policy.All() {
 		name := p.Name()
-		if _, later := p.(mm.MlockPopulater); !later && name != "pg_dontcow" && name != "stock" {
+		if !p.MlockPopulates() && name != "pg_dontcow" && name != "stock" {
 			continue
 		}
 		m, out := runOn(t, p, kernel.Options{}, func(th *kernel.Thread) {
@@ -85,6 +85,5 @@ func TestMlockPopulates(t *testing.T) {
 		require.NoError(t, out.Err(), name)
 		assert.Equal(t, name == "pg_dontcow", m.Trace().Sum(trace.EmuCOWCopy) > 0, name)
 	}
-	_, later := policy.Lookup("dio_pin").(mm.MlockPopulater)
-	assert.True(t, later, "by embedding")
+	assert.True(t, policy.Lookup("dio_pin").MlockPopulates(), "by embedding")
 }

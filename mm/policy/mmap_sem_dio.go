@@ -42,7 +42,7 @@ func (MmapSemDIO) Hooks() mm.HookSet { return mm.HookPin }
 // Claims implements mm.Policy.
 func (MmapSemDIO) Claims() mm.Guarantee { return mm.Forward }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (p MmapSemDIO) About() mm.About {
 	a := mm.About{
 		Row: 12, Title: "direct I/O holds mmap_sem for reading",
@@ -67,7 +67,7 @@ func (p MmapSemDIO) PinBegin(u *mm.PinUser) error {
 	return nil
 }
 
-// PinSubmitted implements fs.PinSubmitter: the call returns.
+// PinSubmitted implements mm.Policy: the call returns.
 func (p MmapSemDIO) PinSubmitted(t *sched.Task, u *mm.PinUser) {
 	if !p.noSem {
 		u.MM.MmapSem.UpRead(t)
@@ -78,10 +78,10 @@ func (p MmapSemDIO) PinSubmitted(t *sched.Task, u *mm.PinUser) {
 // those of drivers that use FOLL_PIN among them.
 const underSem = mm.PinLongterm + 1
 
-// DirectIOPin implements fs.DirectIOPinner.
+// DirectIOPin implements mm.Policy.
 func (MmapSemDIO) DirectIOPin() mm.PinKind { return underSem }
 
-// HoldsMmapSem implements mm.MmapSemHolder.
+// HoldsMmapSem implements mm.Policy.
 func (p MmapSemDIO) HoldsMmapSem(kind mm.PinKind) bool {
 	return p.Fixed && !p.noSem && kind == underSem
 }

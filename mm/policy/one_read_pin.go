@@ -33,7 +33,7 @@ func (p OneReadPin) Hooks() mm.HookSet {
 	return p.DirectedCOW.Hooks() | mm.HookFollow | mm.HookFastTake
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (p OneReadPin) About() mm.About {
 	a := p.DirectedCOW.About()
 	a.Row, a.Title = -1, "row 14 with one recorded pin for each shared page"

@@ -38,7 +38,7 @@ func (PGDontCOW) Claims() mm.Guarantee {
 	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure | mm.OtherPins
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (PGDontCOW) About() mm.About {
 	return mm.About{
 		Row: 5, Title: "pages that were ever pinned are marked for life and never shared by fork",
@@ -77,7 +77,7 @@ func (p PGDontCOW) GUPVMA(g *mm.GUP) mm.GUPNext {
 	return mm.GUPGo
 }
 
-// AccessWrite implements mm.AccessWriter: the patch has access_process_vm ask for no
+// AccessWrite implements mm.Policy: the patch has access_process_vm ask for no
 // write access, poke or not (thread line 5826), because COW is broken anyway. It is not
 // in a shared mapping, which a poke then writes to without permission; and where nobody
 // has touched anonymous memory yet, FOLL_ANON and FOLL_WRITE meet in follow_page, which

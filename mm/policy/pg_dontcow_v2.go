@@ -38,7 +38,7 @@ func (PGDontCOWV2) Claims() mm.Guarantee {
 	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure | mm.OtherPins
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (PGDontCOWV2) About() mm.About {
 	return mm.About{
 		Row: 4, Title: "pages that were ever pinned are marked; fork un-shares them in the child",

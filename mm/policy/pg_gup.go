@@ -43,7 +43,7 @@ func (PGGUP) Claims() mm.Guarantee {
 	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure | mm.OtherPins | mm.Hugetlb | mm.Snapshot
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (PGGUP) About() mm.About {
 	return mm.About{
 		Row: 2, Title: "a flag on pages that get_user_pages handed out; fork copies those still referenced",

@@ -27,7 +27,7 @@ func (PGGUPV1) Name() string { return "pg_gup_v1" }
 // Claims implements mm.Policy.
 func (PGGUPV1) Claims() mm.Guarantee { return mm.Forward | mm.AIO | mm.OtherPins }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (PGGUPV1) About() mm.About {
 	return mm.About{
 		Row: 1, Title: "row 2 without its care for read pins",

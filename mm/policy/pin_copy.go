@@ -27,7 +27,7 @@ func (PinCopy) Hooks() mm.HookSet { return follPinHooks | mm.HookWP | mm.HookRec
 // Claims implements mm.Policy.
 func (PinCopy) Claims() mm.Guarantee { return mm.Reverse | mm.AIO | mm.Disclosure }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (PinCopy) About() mm.About {
 	return mm.About{
 		Row: 20, Title: "pins are counted apart, and fork copies what may be pinned",

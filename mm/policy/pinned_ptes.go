@@ -38,7 +38,7 @@ func (PinnedPTEs) Claims() mm.Guarantee {
 	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure | mm.OtherPins | mm.UnderSwap
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (p PinnedPTEs) About() mm.About {
 	a := mm.About{
 		Row: 9, Title: "references count: for reuse, and for reclaim before it clears a pte",

@@ -42,7 +42,7 @@ func (SentryPinCopy) Claims() mm.Guarantee {
 	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure | mm.OtherPins
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (SentryPinCopy) About() mm.About {
 	return mm.About{
 		Row: 25, Title: "every pin breaks COW; fork copies private pages with more references than their mapping",

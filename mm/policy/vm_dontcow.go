@@ -70,7 +70,7 @@ func (VMDontCOW) Claims() mm.Guarantee {
 	return mm.Forward | mm.Reverse | mm.AIO | mm.Disclosure | mm.OtherPins
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (p VMDontCOW) About() mm.About {
 	a := mm.About{
 		Row: 3, Title: "the first pin ends copy-on-write for the whole VMA",

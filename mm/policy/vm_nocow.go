@@ -30,7 +30,7 @@ func (VMNoCOW) Hooks() mm.HookSet { return mm.HookPin | mm.HookForkPTE }
 // Claims implements mm.Policy.
 func (VMNoCOW) Claims() mm.Guarantee { return mm.Forward | mm.AIO | mm.OtherPins }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (VMNoCOW) About() mm.About {
 	return mm.About{
 		Row: 24, Title: "the first direct read or driver's pin marks the VMA; fork copies all its pages",

@@ -23,7 +23,7 @@ func (WarnOnce) Hooks() mm.HookSet {
 	return mm.HookMM | mm.HookGUPVMA | mm.HookFast | mm.HookForkLock
 }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (WarnOnce) About() mm.About {
 	return mm.About{
 		Row: 15, Title: "Stock, and one warning when a threaded process that has pinned pages forks",

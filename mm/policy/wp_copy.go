@@ -24,7 +24,7 @@ func (WPCopy) Hooks() mm.HookSet { return mm.HookWP }
 // Claims implements mm.Policy.
 func (WPCopy) Claims() mm.Guarantee { return mm.Reverse | mm.AIO | mm.Disclosure | mm.OtherPins }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (WPCopy) About() mm.About {
 	return mm.About{
 		Row: 19, Title: "a write fault reuses a page only if its one reference is the pte's",

@@ -30,7 +30,7 @@ func (p WPPageCount) Hooks() mm.HookSet { return p.DirectIOSemV1.Hooks() | mm.Ho
 // Claims implements mm.Policy.
 func (WPPageCount) Claims() mm.Guarantee { return mm.Forward | mm.Reverse | mm.Disclosure }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (WPPageCount) About() mm.About {
 	return mm.About{
 		Row: 7, Title: "row 6, and a COW fault reuses only what has no other reference",
@@ -76,7 +76,7 @@ func (WPPageCountReuse) Name() string { return "wp_page_count_reuse" }
 // Hooks implements mm.Policy.
 func (p WPPageCountReuse) Hooks() mm.HookSet { return p.WPPageCount.Hooks() | mm.HookSwapIn }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (p WPPageCountReuse) About() mm.About {
 	a := p.WPPageCount.About()
 	a.Title, a.Lines = "row 7 with the count tested inside reuse_swap_page", "6595-6605, 6775-6792"
@@ -103,7 +103,7 @@ func (PinReferenced) Name() string { return "pin_referenced" }
 // Hooks implements mm.Policy.
 func (p PinReferenced) Hooks() mm.HookSet { return p.WPPageCount.Hooks() | mm.HookFastTake }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (p PinReferenced) About() mm.About {
 	a := p.WPPageCount.About()
 	a.Title, a.Lines = "row 7, and gup-fast marks what it takes as referenced", "8235-8252"

@@ -40,7 +40,7 @@ func (p WPPageCountNoSwap) Hooks() mm.HookSet { return p.WPPageCount.Hooks() | m
 // Claims implements mm.Policy.
 func (p WPPageCountNoSwap) Claims() mm.Guarantee { return p.WPPageCount.Claims() | mm.UnderSwap }
 
-// About implements mm.Explainer.
+// About implements mm.Policy.
 func (p WPPageCountNoSwap) About() mm.About {
 	a := mm.About{
 		Row: 8, Title: "row 7, and pages with more references than page_mapped stay out of swap",

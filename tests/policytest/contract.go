@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/cowlab/cowlab/arch/x86"
-	"github.com/cowlab/cowlab/fs"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/page"
@@ -15,34 +14,7 @@ import (
 // locks, interrupts and answers is checked around each call, and a breach is an oops of
 // the task, so that a search finds the schedule that shows it. Nothing is a step of the
 // machine: a schedule is the same with and without.
-type contract struct {
-	mm.Policy
-	submitter fs.PinSubmitter // nil if the policy is none, like the others
-	releaser  fs.PinReleaser
-	checker   mm.PTEChecker
-}
-
-var (
-	_ fs.PinSubmitter   = contract{}
-	_ fs.PinReleaser    = contract{}
-	_ fs.DirectIOPinner = contract{}
-	_ fs.VmsplicePinner = contract{}
-	_ mm.AccessWriter   = contract{}
-	_ mm.MmapSemHolder  = contract{}
-	_ mm.MlockPopulater = contract{}
-	_ mm.PTEChecker     = contract{}
-)
-
-func watched(p mm.Policy) mm.Policy {
-	c := contract{Policy: p}
-	c.submitter, _ = p.(fs.PinSubmitter)
-	c.releaser, _ = p.(fs.PinReleaser)
-	c.checker, _ = p.(mm.PTEChecker)
-	if _, ok := p.(mm.HugeRmapper); ok {
-		return counted{c}
-	}
-	return c
-}
+type contract struct{ mm.Policy }
 
 // state is what a hook may change of its task.
 type state struct {
@@ -223,71 +195,4 @@ func (c contract) FastEnd(f *mm.Fast) bool {
 	ok := c.Policy.FastEnd(f)
 	s.irqs(f.T, "FastEnd")
 	return ok
-}
-
-// The optional interfaces, with what a policy without them gets.
-
-// PinSubmitted implements fs.PinSubmitter.
-func (c contract) PinSubmitted(t *sched.Task, u *mm.PinUser) {
-	if c.submitter != nil {
-		c.submitter.PinSubmitted(t, u)
-	}
-}
-
-// PinReleased implements fs.PinReleaser.
-func (c contract) PinReleased(t *sched.Task, u *mm.PinUser) {
-	if c.releaser != nil {
-		c.releaser.PinReleased(t, u)
-	}
-}
-
-// DirectIOPin implements fs.DirectIOPinner.
-func (c contract) DirectIOPin() mm.PinKind {
-	if d, ok := c.Policy.(fs.DirectIOPinner); ok {
-		return d.DirectIOPin()
-	}
-	return mm.PinGet
-}
-
-// VmsplicePin implements fs.VmsplicePinner.
-func (c contract) VmsplicePin() mm.PinKind {
-	if v, ok := c.Policy.(fs.VmsplicePinner); ok {
-		return v.VmsplicePin()
-	}
-	return mm.PinGet
-}
-
-// AccessWrite implements mm.AccessWriter.
-func (c contract) AccessWrite() bool {
-	a, ok := c.Policy.(mm.AccessWriter)
-	return !ok || a.AccessWrite()
-}
-
-// HoldsMmapSem implements mm.MmapSemHolder.
-func (c contract) HoldsMmapSem(kind mm.PinKind) bool {
-	h, ok := c.Policy.(mm.MmapSemHolder)
-	return ok && h.HoldsMmapSem(kind)
-}
-
-// MlockPopulates implements mm.MlockPopulater.
-func (c contract) MlockPopulates() bool {
-	p, ok := c.Policy.(mm.MlockPopulater)
-	return ok && p.MlockPopulates()
-}
-
-// CheckPTE implements mm.PTEChecker.
-func (c contract) CheckPTE(v *mm.VMA, pte x86.PTE, p *page.Page) error {
-	if c.checker != nil {
-		return c.checker.CheckPTE(v, pte, p)
-	}
-	return nil
-}
-
-// counted is a contract of a policy that counts the mappings of huge pages: to those that do
-// not the core must not count any.
-type counted struct{ contract }
-
-// HugeAnonNew implements mm.HugeRmapper.
-func (c counted) HugeAnonNew(t *sched.Task, head *page.Page, v *mm.VMA) {
-	c.Policy.(mm.HugeRmapper).HugeAnonNew(t, head, v)
 }

@@ -22,6 +22,7 @@ var hookOf = map[string]mm.HookSet{
 	"HugeWP": mm.HookHugeWP, "AnonNew": mm.HookAnonNew, "SwapAdd": mm.HookReclaim, "UnmapBefore": mm.HookReclaim,
 	"Unmap": mm.HookReclaim, "Pageout": mm.HookReclaim, "KSM": mm.HookKSM, "Migrate": mm.HookMigrate,
 	"Mprotect": mm.HookMprotect, "PinBegin": mm.HookPin, "PinEnd": mm.HookPin, "PageFree": mm.HookPageFree,
+	"PinSubmitted": mm.HookPin, "PinReleased": mm.HookPin, "HugeAnonNew": mm.HookHugeRmap,
 }
 
 // identity asks the policy who it is.

@@ -51,7 +51,7 @@ func (s *suite) noMemory() (out []Problem) {
 				}
 				for _, nth := range []int{1, -1} {
 					fail := failing(site, nth)
-					_, got, err := s.plain(&c, watched(s.p), spec.Strategy(), nil, fail)
+					_, got, err := s.plain(&c, contract{s.p}, spec.Strategy(), nil, fail)
 					if err != nil {
 						return append(out, Problem{Where: c.String(), Says: err.Error()})
 					}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -256,7 +257,7 @@ func TestFailuresAreTold(t *testing.T) {
 	assert.ErrorContains(t, err, "token: ")
 }
 
-// TestWatchedIsTheSameMachine: the watch makes no steps and hides no optional interface.
+// TestWatchedIsTheSameMachine: the watch makes no steps.
 func TestWatchedIsTheSameMachine(t *testing.T) {
 	s := newSuite(t.Context(), policy.Stock{}, Options{Workloads: []*workload.Workload{workload.Lookup("ptrace_peek"), workload.Lookup("forkscrew"), workload.Lookup("vmsplice")}})
 	s.hosts = kernel.NewHosts()
@@ -266,9 +267,37 @@ func TestWatchedIsTheSameMachine(t *testing.T) {
 			spec := s.specs()[0]
 			a, _, err := s.plain(&c, p, spec.Strategy(), nil, nil)
 			require.NoError(t, err)
-			b, _, err := s.plain(&c, watched(p), spec.Strategy(), nil, nil)
+			b, _, err := s.plain(&c, contract{p}, spec.Strategy(), nil, nil)
 			require.NoError(t, err)
 			assert.Equal(t, a, b, "%s on %v", p.Name(), &c)
 		}
 	}
+}
+
+// TestWatchHidesNothing: no policy has a method that mm.Policy has not. Somebody would have to
+// look for it by type assertion, and not find it in a type that embeds an mm.Policy, such as the watch.
+func TestWatchHidesNothing(t *testing.T) {
+	watch := reflect.TypeFor[contract]()
+	for _, p := range policy.All() {
+		of := reflect.TypeOf(p)
+		for i := range of.NumMethod() {
+			_, ok := watch.MethodByName(of.Method(i).Name)
+			assert.True(t, ok, "%v.%s is no method of mm.Policy", of, of.Method(i).Name)
+		}
+	}
+}
+
+// TestHookOf: all methods are called for a bit, but for those that are always asked.
+func TestHookOf(t *testing.T) {
+	var always []string
+	of, bits := reflect.TypeFor[mm.Policy](), mm.HookSet(0)
+	for i := range of.NumMethod() {
+		bit, ok := hookOf[of.Method(i).Name]
+		if bits |= bit; !ok {
+			always = append(always, of.Method(i).Name)
+		}
+	}
+	assert.Equal(t, []string{"About", "AccessWrite", "CheckPTE", "Claims", "DirectIOPin", "HoldsMmapSem", "Hooks",
+		"MlockPopulates", "Name", "Unuse", "VmsplicePin"}, always)
+	assert.Equal(t, mm.AllHooks, bits)
 }

@@ -17,7 +17,7 @@ const stepLimit = 40_000
 
 // target makes a cell something to explore, under the policy with its hooks watched.
 func (s *suite) target(c *cell, tune func(*workload.Options)) *explore.Target {
-	return matrix.TargetWith(c.w, c.values, watched(s.p), s.hosts, func(o *workload.Options) {
+	return matrix.TargetWith(c.w, c.values, contract{s.p}, s.hosts, func(o *workload.Options) {
 		o.StepLimit = stepLimit
 		if tune != nil {
 			tune(o)
