@@ -173,7 +173,6 @@ func (s *System) blockdevDirectIO(t *sched.Task, rw blk.Dir, iocb *Kiocb, inode 
 	// A write that extends the file must not return before the blocks are written.
 	d.isAsync = !iocb.sync() && !(rw == blk.Write && end > inode.Size(t))
 	n, err := d.directIOWorker(t, rw, iocb, inode, iov, offset, blkbits, getBlock, endIO)
-	s.policy.p.PinSubmitted(t, &d.pin)
 	d.release(t)
 	if mutexAgain {
 		inode.IMutex.Lock(t) // the caller expects it
@@ -221,7 +220,9 @@ func (d *DIO) directIOWorker(t *sched.Task, rw blk.Dir, iocb *Kiocb, inode *Inod
 			break
 		}
 	}
-	return d.directIOFinish(t, err)
+	n, err := d.directIOFinish(t, err)
+	d.fs.policy.p.PinSubmitted(t, &d.pin)
+	return n, err
 }
 
 // segment submits one buffer: the loop body of direct_io_worker.
