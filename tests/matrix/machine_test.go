@@ -64,15 +64,20 @@ func TestSearchChoosesFailures(t *testing.T) {
 }
 
 // failures counts the allocations that a schedule makes fail before everybody is through.
-func failures(r *explore.Recording) (n int) {
+func failures(r *explore.Recording) int {
 	last := 0
 	for i := range r.Decisions {
 		if r.Decisions[i].Actor.CPU() >= 0 {
 			last = i
 		}
 	}
-	for i := range r.Decisions[:last] {
-		if r.Decisions[i].Op == x86.OpFail {
+	return count(r.Decisions[:last], func(d explore.Decision) bool { return d.Op == x86.OpFail })
+}
+
+// count counts the decisions of a schedule that are of a kind.
+func count(ds []explore.Decision, is func(explore.Decision) bool) (n int) {
+	for _, d := range ds {
+		if is(d) {
 			n++
 		}
 	}
@@ -86,12 +91,8 @@ func TestStoreBuffersAreAParameter(t *testing.T) {
 	defer hosts.Close()
 	drains := func(target *explore.Target, s explore.Spec) (n int) {
 		_, rec := explore.Record(*target, s.Strategy())
-		for i := range rec.Decisions {
-			for cpu := range 4 {
-				if rec.Decisions[i].Actor == explore.EventActor(sched.DrainSeq(cpu)) {
-					n++
-				}
-			}
+		for cpu := range 4 {
+			n += count(rec.Decisions, func(d explore.Decision) bool { return d.Actor == explore.EventActor(sched.DrainSeq(cpu)) })
 		}
 		return n
 	}

@@ -40,7 +40,7 @@ func TestSearchChoosesReclaim(t *testing.T) {
 		least, err := explore.Shrink(context.Background(), *target, tok.Spec, explore.ShrinkOptions{Runs: 600})
 		require.NoError(t, err)
 		assert.Equal(t, verdict, least.Observation.Verdict)
-		assert.Equal(t, 1, reclaims(least.Recording))
+		assert.Equal(t, 1, count(least.Recording.Decisions, reclaims))
 		assert.LessOrEqual(t, least.After.Departures, departures)
 	}
 	assert.NotContains(t, r.ByVerdict, Broken)
@@ -50,15 +50,8 @@ func TestSearchChoosesReclaim(t *testing.T) {
 	}
 }
 
-// reclaims counts the events of a schedule that have a page reclaimed: there is one page.
-func reclaims(r *explore.Recording) (n int) {
-	for i := range r.Decisions {
-		if r.Decisions[i].Op == x86.OpReclaim {
-			n++
-		}
-	}
-	return n
-}
+// reclaims says whether a decision has a page reclaimed: there is one page.
+func reclaims(d explore.Decision) bool { return d.Op == x86.OpReclaim }
 
 // TestNoReclaimUnlessAsked: a machine without -reclaim has neither its events nor its processor.
 func TestNoReclaimUnlessAsked(t *testing.T) {
@@ -66,13 +59,8 @@ func TestNoReclaimUnlessAsked(t *testing.T) {
 	defer hosts.Close()
 	for params, want := range map[string]int{"": 0, "reclaim=1": 1} {
 		_, rec := explore.Record(*withParams(t, hosts, "driver_fork", params, "stock"), sched.NewRandom(1))
-		assert.Equal(t, want, reclaims(rec), params)
-		lane := 0
-		for i := range rec.Decisions {
-			if rec.Decisions[i].Actor == explore.CPUActor(2) {
-				lane++
-			}
-		}
+		assert.Equal(t, want, count(rec.Decisions, reclaims), params)
+		lane := count(rec.Decisions, func(d explore.Decision) bool { return d.Actor == explore.CPUActor(2) })
 		assert.Equal(t, want > 0, lane > 0, params)
 	}
 }
