@@ -14,6 +14,7 @@ import (
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/vmtest"
 )
 
 // c1Variants are the policies that C1's program is run under besides those that have a name.
@@ -60,16 +61,12 @@ func c1Of(t *testing.T, tok explore.Token) explore.Target {
 // As every replay by a test, it fails if something goes wrong in the schedule.
 func replayC1(t *testing.T) bool {
 	t.Helper()
-	text := os.Getenv(explore.ScheduleVar)
-	if text == "" {
+	tok, err := vmtest.Asked()
+	require.NoError(t, err)
+	if tok == nil || tok.Target != "TestC1" {
 		return false
 	}
-	tok, err := explore.ParseToken(text)
-	require.NoError(t, err, explore.ScheduleVar)
-	if tok.Target != "TestC1" {
-		return false
-	}
-	target := c1Of(t, tok)
+	target := c1Of(t, *tok)
 	obs := target.Run(tok.Spec.Strategy(), nil)
 	t.Logf("%d schedule points, state %016x\n%s", obs.Steps, obs.State,
 		captureC1(target, tok.Spec).Diagram(explore.DiagramOptions{Show: racing}))

@@ -16,6 +16,7 @@ import (
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/page"
+	"github.com/cowlab/cowlab/tests/matrix"
 )
 
 var rewrite = flag.Bool("rewrite", false, "rewrite golden files")
@@ -276,14 +277,7 @@ func TestC1Diagram(t *testing.T) {
 
 // captureC1 runs the schedule and keeps its steps and the state at each.
 func captureC1(target explore.Target, s explore.Spec) *explore.Story {
-	return explore.Capture(target, s, explore.CaptureOptions{
-		Describe: func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).DescribeObj(o) },
-		Name:     func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).NameObj(o) },
-		Funcs:    mm.KernelNames(),
-		Hook:     mm.HookName,
-		Bytes:    func(m *sched.Machine, o x86.ObjID) ([]byte, uint64) { return mm.OfMachine(m).BytesOf(o) },
-		Snapshot: func(m *sched.Machine, to explore.Sink) { mm.OfMachine(m).Snapshot(to) },
-	})
+	return explore.Capture(target, s, matrix.CaptureOptions())
 }
 
 // racing shows the steps on the page, on its pte and of the interrupt, between

@@ -2,7 +2,6 @@ package policytest
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/tests/matrix"
+	"github.com/cowlab/cowlab/tests/vmtest"
 	"github.com/cowlab/cowlab/tests/workload"
 )
 
@@ -54,18 +54,11 @@ func drawn(t *explore.Target, spec explore.Spec) string {
 // asked returns the token that the environment holds, nil if it is not of this policy in one of
 // the workloads.
 func (s *suite) asked() (*explore.Token, error) {
-	text := os.Getenv(explore.ScheduleVar)
-	if text == "" {
-		return nil, nil
+	tok, err := vmtest.Asked()
+	if tok == nil || tok.Policy != s.p.Name() || s.workload(tok.Target) == nil {
+		return nil, err
 	}
-	tok, err := explore.ParseToken(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", explore.ScheduleVar, err)
-	}
-	if tok.Policy != s.p.Name() || s.workload(tok.Target) == nil {
-		return nil, nil // it is another test's
-	}
-	return &tok, nil
+	return tok, nil
 }
 
 func (s *suite) workload(name string) *workload.Workload {

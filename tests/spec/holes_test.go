@@ -17,6 +17,7 @@ import (
 	"github.com/cowlab/cowlab/mm/policy"
 	"github.com/cowlab/cowlab/tests/matrix"
 	"github.com/cowlab/cowlab/tests/scenarios"
+	"github.com/cowlab/cowlab/tests/vmtest"
 )
 
 var rewrite = flag.Bool("rewrite", false, "record the drawings anew")
@@ -114,16 +115,12 @@ func bare(t *testing.T, s *scenarios.Scenario) *Program {
 // As every replay by a test, it fails if something goes wrong in the schedule.
 func replayHole(t *testing.T, target *explore.Target) bool {
 	t.Helper()
-	text := os.Getenv(explore.ScheduleVar)
-	if text == "" {
+	tok, err := vmtest.Asked()
+	require.NoError(t, err)
+	if tok == nil || tok.Target != t.Name() {
 		return false
 	}
-	tok, err := explore.ParseToken(text)
-	require.NoError(t, err, explore.ScheduleVar)
-	if tok.Target != t.Name() {
-		return false
-	}
-	require.Equal(t, target.Token(tok.Spec), tok, "the program has changed since the token was made")
+	require.Equal(t, target.Token(tok.Spec), *tok, "the program has changed since the token was made")
 	obs := target.Run(tok.Spec.Strategy(), nil)
 	t.Logf("%d schedule points, state %016x\n%s", obs.Steps, obs.State, matrix.Tell(target, tok.Spec).Diagram(explore.DiagramOptions{}))
 	if Broken(obs.Verdict) {

@@ -8,15 +8,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel"
 	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/kernel/sched"
-	"github.com/cowlab/cowlab/mm"
+	"github.com/cowlab/cowlab/tests/matrix"
 )
-
-// scheduleVar names the environment variable that holds a token.
-const scheduleVar = explore.ScheduleVar
 
 // htmlVar names the environment variable that holds the file to which the schedule is
 // written as a page for browsers.
@@ -63,19 +59,12 @@ func EverySchedule(tb testing.TB, b Bound, fn func(*kernel.Thread)) {
 	target := explore.Target{Name: tb.Name(), Policy: policyName(o), Run: func(s sched.Strategy, ob sched.Observer) explore.Observation {
 		return once(tb, o, s, ob, fn)
 	}}
-	spec, err := scheduleFromEnv(tb)
+	spec, err := asked(tb)
 	if err != nil {
 		tb.Fatalf("vmtest: %v", err)
 	}
 	if spec != nil {
-		story := explore.Capture(target, *spec, explore.CaptureOptions{
-			Describe: func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).DescribeObj(o) },
-			Name:     func(m *sched.Machine, o x86.ObjID) string { return mm.OfMachine(m).NameObj(o) },
-			Funcs:    mm.KernelNames(),
-			Hook:     mm.HookName,
-			Bytes:    func(m *sched.Machine, o x86.ObjID) ([]byte, uint64) { return mm.OfMachine(m).BytesOf(o) },
-			Snapshot: func(m *sched.Machine, to explore.Sink) { mm.OfMachine(m).Snapshot(to) },
-		})
+		story := explore.Capture(target, *spec, matrix.CaptureOptions())
 		if path := os.Getenv(htmlVar); path != "" {
 			if err := writeHTML(path, story); err != nil {
 				tb.Errorf("vmtest: %s: %v", htmlVar, err)
@@ -158,19 +147,25 @@ func once(tb testing.TB, o kernel.Options, s sched.Strategy, ob sched.Observer, 
 	return obs
 }
 
-// scheduleFromEnv reads the token that names the one schedule to run, nil if none is
-// asked for.
-func scheduleFromEnv(tb testing.TB) (*explore.Spec, error) {
-	text := os.Getenv(scheduleVar)
+// Asked returns the token that the environment variable COWLAB_SCHEDULE holds, nil if there is
+// none. It may be meant for another test: its Target tells.
+func Asked() (*explore.Token, error) {
+	text := os.Getenv(explore.ScheduleVar)
 	if text == "" {
 		return nil, nil
 	}
 	tok, err := explore.ParseToken(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", scheduleVar, err)
+		return nil, fmt.Errorf("%s: %w", explore.ScheduleVar, err)
 	}
-	if tok.Target != tb.Name() {
-		return nil, nil // it is another test's
+	return &tok, nil
+}
+
+// asked returns the one schedule that the environment asks this test to run, nil if none.
+func asked(tb testing.TB) (*explore.Spec, error) {
+	tok, err := Asked()
+	if tok == nil || tok.Target != tb.Name() {
+		return nil, err
 	}
 	return &tok.Spec, nil
 }

@@ -33,7 +33,7 @@ func New(tb testing.TB, o kernel.Options) *VM {
 	case o.Regime == sched.Parallel:
 		vm.again = "the parallel regime does not repeat; try again with\n  " + explore.TestCommand(tb.Name(), ".") + " -count 100"
 	case o.Strategy == nil:
-		spec, err := scheduleFromEnv(tb)
+		spec, err := asked(tb)
 		if err != nil {
 			tb.Fatalf("vmtest: %v", err)
 		}
