@@ -108,12 +108,15 @@ func (t *Thread) doExit() {
 	t.exitNotify(last)
 }
 
-// mmRelease lets a vfork's parent go on (mm_release).
+// mmRelease lets a vfork's parent go on (mm_release): when the last thread ends, and only that
+// thread looks whether there is one who waits.
 func (t *Thread) mmRelease(last bool) {
-	if d := t.p.vforkDone; d != nil && last {
-		t.p.vforkDone = nil
-		d.Complete(t.task)
+	if !last || t.p.vforkDone == nil {
+		return
 	}
+	d := t.p.vforkDone
+	t.p.vforkDone = nil
+	d.Complete(t.task)
 }
 
 // exitNotify makes a process whose last thread has ended a zombie, hands its

@@ -63,7 +63,8 @@ type Process struct {
 	files files
 
 	// vforkDone is completed when the process lets go of the address space that
-	// it borrowed from its parent (vfork_done); nil for others. Owner: the first thread.
+	// it borrowed from its parent (vfork_done); nil for others. Set before
+	// the first thread runs, from then on the last one's.
 	vforkDone *lock.Completion
 }
 

@@ -110,6 +110,19 @@ func (s *addressSpaces) of(mapping uint64) *AddressSpace {
 	return *s.at(uint32(mapping >> 1))
 }
 
+// racyOf is of for a caller that has not locked the page (page_mapping_inuse): what the page belonged to
+// a moment ago may be ending, and its slot be taken by another.
+//
+//go:norace
+func (s *addressSpaces) racyOf(mapping uint64) *AddressSpace {
+	if mapping == 0 || mapping&page.MappingAnon != 0 {
+		return nil
+	}
+	i := uint32(mapping>>1) + firstChunk // at, which must not be called from here: only this function is not looked at
+	k := bits.Len32(i) - 1
+	return s.chunks[k-firstChunkLg][i&^(1<<k)]
+}
+
 func (s *addressSpaces) add(as *AddressSpace) {
 	s.lock.Lock()
 	if n := len(s.free); n > 0 {

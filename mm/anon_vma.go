@@ -172,7 +172,8 @@ func (v *VMA) anonVMA() *AnonVMA {
 //go:norace
 func (v *VMA) racyAnonVMA() *AnonVMA { return v.AnonVMA }
 
-// racyFlags returns v.Flags for rmap, which does not hold mmap_sem.
+// racyFlags returns v.Flags for rmap, which does not hold mmap_sem, or not against the end of the
+// address space.
 //
 //go:norace
 func (v *VMA) racyFlags() VMFlags { return v.Flags }

@@ -20,8 +20,7 @@ func (s *System) DupMM(t *sched.Task, old *MM) (*MM, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.StartBrk, m.Brk, m.MmapBase, m.StackTop = old.StartBrk, old.Brk, old.MmapBase, old.StackTop
-	m.Limits = old.Limits
+	m.copyLayout(old)
 	t.C.Trace.Event(trace.EvForkBegin, t.C.Now(), uint64(old.ID), uint64(m.ID), 0)
 	err = s.dupMmap(t, m, old)
 	ret := uint64(0)
@@ -35,6 +34,15 @@ func (s *System) DupMM(t *sched.Task, old *MM) (*MM, error) {
 	}
 	t.C.Trace.Inc(trace.EmuFork)
 	return m, nil
+}
+
+// copyLayout gives a child the layout of its parent, which another thread may be changing: Linux
+// 2.6.29 copies the whole mm_struct before it takes the parent's mmap_sem. A brk in between leaves the
+// child with an end of the heap that is not that of its VMA.
+//
+//go:norace
+func (m *MM) copyLayout(old *MM) {
+	m.StartBrk, m.Brk, m.MmapBase, m.StackTop = old.StartBrk, old.Brk, old.MmapBase, old.StackTop
 }
 
 // dupMmap copies the VMAs and the page tables of old into m. Linux 2.6.29
@@ -56,6 +64,7 @@ func (s *System) dupMmap(t *sched.Task, m, old *MM) error {
 	old.MmapSem.DownWrite(t)
 	m.MmapSem.DownWriteNested(t)
 	old.flushBegin()
+	m.Limits = old.Limits
 	m.TotalVM = old.TotalVM
 	ts := stateOf(t)
 	if ts.fork.T != nil {

@@ -69,7 +69,7 @@ func (m *MM) DebugString() string {
 		m.ID, m.MapCount, m.TotalVM, m.LockedVM, m.AnonRSS.Peek(), m.FileRSS.Peek(), m.StartBrk, m.Brk)
 	m.EachVMA(0, func(v *VMA) bool {
 		fmt.Fprintf(&b, "  %s flags %#x pgoff %#x", v, uint64(v.Flags), v.PgOff)
-		if a := v.AnonVMA; a != nil {
+		if a := v.anonVMA(); a != nil {
 			fmt.Fprintf(&b, " anon_vma %d", a.slot)
 		}
 		if v.Policy != 0 {

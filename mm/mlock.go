@@ -188,7 +188,7 @@ func (s *System) tryToMlockPage(t *sched.Task, p *page.Page, v *VMA) bool {
 	if !v.MM.MmapSem.DownReadTry(t) {
 		return false
 	}
-	locked := v.Flags&VMLocked != 0
+	locked := v.racyFlags()&VMLocked != 0 // exit_mmap clears it without mmap_sem, and then unlocks the page
 	if locked {
 		s.mlockVMAPage(t, p)
 	}

@@ -287,7 +287,9 @@ func roundHintToMin(hint uint64) uint64 {
 
 // canDoMlock reports whether the process may lock memory at all: it has CAP_IPC_LOCK, or
 // RLIMIT_MEMLOCK is not zero (can_do_mlock). Limits.Memlock of less than a page stands for
-// a limit of zero.
+// a limit of zero. Whoever asks need not hold mmap_sem: as in Linux, setrlimit may be writing the limit.
+//
+//go:norace
 func (m *MM) canDoMlock() bool {
 	return !m.Limits.Unprivileged || limit(m.Limits.Memlock, RlimInfinity) >= x86.PageSize
 }

@@ -36,7 +36,7 @@ func (s *System) PageAddNewAnonRmap(t *sched.Task, p *page.Page, v *VMA, addr ui
 	if s.hooks&HookAnonNew != 0 {
 		s.policy.AnonNew(t, p, v)
 	}
-	if v.Flags&VMLocked == 0 {
+	if v.racyFlags()&VMLocked == 0 { // a policy may come from rmap
 		s.Pages.LRUCacheAdd(t, p, page.ActiveAnon)
 	} else {
 		p.PokeSet(page.Mlocked)

@@ -323,7 +323,7 @@ func (s *System) unuseMM(t *sched.Task, m *MM, e x86.SwapEntry, p *page.Page) {
 func (s *System) unuseVMA(t *sched.Task, v *VMA, e x86.SwapEntry, p *page.Page) bool {
 	addr, end := v.Start, v.End
 	if p.Mapping != 0 {
-		if p.Mapping != v.AnonVMA.handle() {
+		if p.Mapping != v.anonVMA().handle() { // a fault in v may be setting it
 			return false
 		}
 		at, ok := vmaAddress(p.Index, v)

@@ -70,7 +70,7 @@ func (s *System) pageMappingInuse(t *sched.Task, p *page.Page) bool {
 	if s.Pages.Mapped(t, p) || p.Has(page.SwapCache) {
 		return true
 	}
-	as := s.spaces.of(p.RacyMapping())
+	as := s.spaces.racyOf(p.RacyMapping())
 	return as != nil && as.racyMapped()
 }
 

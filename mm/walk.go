@@ -1,6 +1,7 @@
 package mm
 
 import (
+	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm/page"
@@ -12,6 +13,12 @@ import (
 // Preconditions:
 //   - mmap_sem is held
 func (m *MM) FindVMA(t *sched.Task, addr uint64) *VMA { return m.findVMA(t, addr) }
+
+// RacyProt is v.Prot for fn of RmapWalk, which does not hold mmap_sem: mprotect may be about to change
+// it, and then changes the entries afterwards, under their locks.
+//
+//go:norace
+func (v *VMA) RacyProt() x86.PTE { return v.Prot }
 
 // RmapWalk calls fn for every place where an anonymous page may be mapped: a VMA and
 // the address in it. Whether the entry there does map the page is for fn to see, under

@@ -45,7 +45,9 @@ func (m *Map) ZoneLRULen(z int, l LRUList) uint64 {
 	return m.zones[z].lru[l].n // several zones: the machine is deterministic
 }
 
-// ZonePages returns how many frames zone z has.
+// ZonePages returns how many frames zone z has. It may be stale: the host may be refusing some just now.
+//
+//go:norace
 func (m *Map) ZonePages(z int) uint64 { return uint64(m.zones[z].end - m.zones[z].start) }
 
 // ZoneFree returns how many pages of zone z are free. It may be stale.

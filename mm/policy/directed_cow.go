@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
 	"github.com/cowlab/cowlab/mm"
@@ -137,7 +138,7 @@ func moveMapping(f *mm.Fault, v *mm.VMA, addr uint64, fresh *page.Page, first bo
 	} else {
 		s.PageAddAnonRmap(t, fresh, v, addr) // whoever had it first may have gone
 	}
-	entry := s.MkPTE(fresh, v).MkDirty()
+	entry := x86.MkPTE(pages.PFN(fresh), v.RacyProt()).MkDirty()
 	ref.Set(t.C, entry)
 	mm.TracePTE(t, addr, 0, entry)
 	s.PageRemoveRmap(t, old)
