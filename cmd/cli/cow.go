@@ -19,9 +19,7 @@ func runCow(e *env, args []string) error {
 	for _, k := range kinds {
 		about += fmt.Sprintf("  %-10s %s\n", k.Name, k.About)
 	}
-	about += "\nPages of 1 GiB take part in the suites of one page. Left out are hugetlb_dio and gvisor 1 and 2,\n" +
-		"which need more pages than the pool of four has room for, and longterm, whose file is the same\n" +
-		"code on pages of 2 MiB.\n"
+	about += "\nPages of 1 GiB take part in every case that pages of 2 MiB are for.\n"
 	about += "\nPolicies that show the same share a line, with what was seen below it. A case is one\n" +
 		"program in lock-step, and a cell one run of it in the timed regime: \"pass\" is not the\n" +
 		"result of a search. Interrupted by Ctrl-C, it prints what was found so far and exits with 3."

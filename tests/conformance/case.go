@@ -23,6 +23,8 @@ type Case struct {
 	On []string
 	// Pages is how many pages the memory under test has; zero means one.
 	Pages uint64
+	// Bytes, if not zero, is how long the memory has to be instead: one page, if that is large.
+	Bytes uint64
 	// Stock is what 2.6.29 does.
 	Stock Stock
 	// Races is set if something is not in lock-step, a device or a thread, so that a case
@@ -50,6 +52,9 @@ func (c *Case) Expect(kind string) string {
 
 // RunsOn reports whether the case makes sense on a kind of page.
 func (c *Case) RunsOn(k *Kind) bool { return slices.Contains(c.On, k.Name) }
+
+// pages is how many pages of a kind the memory under test has.
+func (c *Case) pages(k *Kind) uint64 { return max(c.Pages, (c.Bytes+k.Size-1)/k.Size, 1) }
 
 // The verdicts of a case. One that stops the machine, or leaves something behind, has that
 // of a workload: bug, deadlock, livelock, oom, leak.
@@ -136,12 +141,13 @@ func Execute(ctx context.Context, c *Case, k *Kind, o kernel.Options) (Result, e
 		return Result{}, err
 	}
 	o.Memory = 4 << 20
-	if o.StepLimit = k.Steps; o.StepLimit == 0 {
+	pages := c.pages(k)
+	if o.StepLimit = k.Steps * pages; o.StepLimit == 0 {
 		o.StepLimit = stepLimit
 	}
 	o.Disks = []kernel.Disk{{Name: "vda", Size: diskSize}, {Name: "swap", Size: swapSize, Swap: true}}
 	if k.Options != nil {
-		k.Options(&o)
+		k.Options(&o, pages)
 	}
 	m, err := kernel.Boot(o)
 	if err != nil {
@@ -149,11 +155,11 @@ func Execute(ctx context.Context, c *Case, k *Kind, o kernel.Options) (Result, e
 	}
 	defer m.Shutdown()
 	defer context.AfterFunc(ctx, func() { m.Stop("interrupted") })()
-	e := &Env{Kind: k, Size: max(c.Pages, 1) * k.Size}
+	e := &Env{Kind: k, Size: pages * k.Size}
 	out := m.Run(func(t *kernel.Thread) {
 		e.Thread = t
 		e.words = t.MustMmapShared(x86.PageSize)
-		e.Mem = k.Map(e, max(c.Pages, 1))
+		e.Mem = k.Map(e, pages)
 		if e.Other == 0 && e.broken == "" {
 			e.fill(t, oldByte)
 		}
@@ -240,18 +246,29 @@ func (e *Env) same(what string, want, got []byte) {
 	}
 }
 
-// ahead is which part of a large page is looked at: its beginning, its middle and its end.
+// ahead is how much of a very large page is looked at in each place: its beginning, its middle
+// and its end.
 const ahead = 2 * x86.PageSize
 
-// places calls fn for the parts of the memory that a case looks at: all of it, unless it
-// is very large.
+// pagePlace is how long the first place of a page is: all of it, unless it is very large.
+func (e *Env) pagePlace() uint64 {
+	if e.Kind.Size <= wholeUpTo {
+		return e.Kind.Size
+	}
+	return ahead
+}
+
+// places calls fn for the parts of the memory that a case looks at: all of it, unless its
+// pages are very large.
 func (e *Env) places(fn func(off, n uint64)) {
-	if e.Size <= 8*wholeUpTo {
+	if e.Kind.Size <= wholeUpTo {
 		fn(0, e.Size)
 		return
 	}
-	for _, off := range []uint64{0, e.Size / 2, e.Size - ahead} {
-		fn(off, ahead)
+	for page := uint64(0); page < e.Size; page += e.Kind.Size {
+		for _, off := range []uint64{0, e.Kind.Size / 2, e.Kind.Size - ahead} {
+			fn(page+off, ahead)
+		}
 	}
 }
 

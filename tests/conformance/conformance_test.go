@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,7 +54,7 @@ func here(t *testing.T) (ks []*Kind) {
 	for _, k := range Kinds() {
 		var o kernel.Options
 		if k.Options != nil {
-			k.Options(&o)
+			k.Options(&o, 1)
 		}
 		var size *x86.SizeError
 		if err := o.Validate(); errors.As(err, &size) {
@@ -180,6 +181,15 @@ func TestNames(t *testing.T) {
 	assert.Len(t, Match(All(), "cow 1"), 1)
 	assert.Empty(t, Match(All(), "cow"))
 	assert.Empty(t, Match(All(), "["))
+}
+
+// Pages of 1 GiB take part wherever those of 2 MiB do, as "cowlab cow -h" says.
+func TestBothSizesOfHugePages(t *testing.T) {
+	for _, c := range All() {
+		for _, name := range []string{"hugetlb", "hugetlbfs"} {
+			assert.Equal(t, slices.Contains(c.On, name+"2M"), slices.Contains(c.On, name+"1G"), "%s on %s", c.Name, name)
+		}
+	}
 }
 
 // registered returns the kind of that name.

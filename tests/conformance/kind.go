@@ -20,10 +20,10 @@ type Kind struct {
 	// Size is the size of a page. Cases look at everything up to wholeUpTo, and of larger
 	// pages at a few places, so that nobody has to fill a gigabyte.
 	Size uint64
-	// Options, if not nil, adds to the machine.
-	Options func(o *kernel.Options)
-	// Steps is after how many points a run counts as a livelock; zero means stepLimit, which
-	// is enough where nobody copies a gigabyte.
+	// Options, if not nil, adds to the machine of a case on so many pages.
+	Options func(o *kernel.Options, pages uint64)
+	// Steps is after how many points, for each page of the memory, a run counts as a livelock;
+	// zero means stepLimit for all of it, which is enough where nobody copies a gigabyte.
 	Steps uint64
 	// Map maps n pages of the kind and returns where. Kinds of files set Env.Other too:
 	// the same memory, mapped in another way, or memory like it.
@@ -68,16 +68,18 @@ func Kinds() []*Kind {
 	}
 }
 
-// hugePool gives the machine a pool of a dozen pages of 2 MiB, giantPool one of four pages
-// of 1 GiB.
-func hugePool(o *kernel.Options) {
+// hugePool gives the machine a pool of a dozen pages of 2 MiB, giantPool one of four times
+// as many pages of 1 GiB as the case has: themselves, copies for two children, and for a
+// second mapping. It costs the host little: what is written to, and what Boot writes into
+// the struct pages of a pool, which is why that is not larger.
+func hugePool(o *kernel.Options, _ uint64) {
 	o.Memory = 64 << 20
 	o.HugePages = 12
 }
 
-func giantPool(o *kernel.Options) {
-	o.Memory = 8 << 30 // in the free regime each CPU has a part of its own
-	o.HugePages1G = 4
+func giantPool(o *kernel.Options, pages uint64) {
+	o.Memory = pages * 8 << 30 // in the free regime each CPU has a part of its own
+	o.HugePages1G = int(4 * pages)
 }
 
 func mapAnon(e *Env, n uint64) uint64 { return e.MustMmap(n * x86.PageSize) }

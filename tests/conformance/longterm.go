@@ -20,7 +20,7 @@ func Longterm() []*Case {
 	var cs []*Case
 	add := func(title string, private bool, o kernel.RegisterOptions) {
 		c := &Case{
-			Name: fmt.Sprintf("longterm %d: %s", len(cs)+1, title), On: []string{"shmem", "hugetlbfs2M"}, Stock: always("pass"),
+			Name: fmt.Sprintf("longterm %d: %s", len(cs)+1, title), On: []string{"shmem", "hugetlbfs2M", "hugetlbfs1G"}, Stock: always("pass"),
 			Run: func(e *Env) { longterm(e, private, o) },
 		}
 		cs = append(cs, c)
@@ -57,13 +57,12 @@ func longterm(e *Env, private bool, o kernel.RegisterOptions) {
 
 // Linux tools/testing/selftests/mm/hugetlb_dio.c: a direct write from huge pages, with
 // starts and ends that are aligned to base pages or not, must leave no pin behind. Here it
-// runs on all kinds, and the disk must hold what the memory held. On huge pages the free
+// runs on all kinds of private memory, and the disk must hold what the memory held. On huge pages the free
 // ones are counted, as there; on small ones the machine's ledger of references is asked,
 // as after every case.
 
 // DirectIO returns the cases of hugetlb_dio.c.
 func DirectIO() []*Case {
-	on := append(append([]string{}, small...), "hugetlb2M") // the pool has no room for four of 1 GiB
 	const half = x86.PageSize / 2
 	var cs []*Case
 	for i, c := range []struct {
@@ -76,7 +75,7 @@ func DirectIO() []*Case {
 		{"neither aligned", half, 3*x86.PageSize + half},
 	} {
 		cs = append(cs, &Case{
-			Name: fmt.Sprintf("hugetlb_dio %d: O_DIRECT write, %s", i+1, c.title), On: on, Pages: 4, Stock: always("pass"),
+			Name: fmt.Sprintf("hugetlb_dio %d: O_DIRECT write, %s", i+1, c.title), On: anon, Bytes: 4 * x86.PageSize, Stock: always("pass"),
 			Run: func(e *Env) { directWrite(e, c.start, c.end) },
 		})
 	}
@@ -97,5 +96,6 @@ func directWrite(e *Env, start, end uint64) {
 	}
 }
 
-// hugeFree is HugePages_Free of /proc/meminfo.
-func (e *Env) hugeFree() (n int) { return meminfo(e.Machine().Meminfo(), "HugePages_Free") }
+// hugeFree is how many pages of the kind's size are free in the pool: HugePages_Free of
+// /proc/meminfo for 2 MiB, free_hugepages of sysfs for 1 GiB.
+func (e *Env) hugeFree() int { return int(e.Machine().HugePool(e.Kind.Size).Free) }

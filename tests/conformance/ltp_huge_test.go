@@ -1,6 +1,8 @@
 package conformance
 
 import (
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -119,4 +121,14 @@ func hugeMapped(t *testing.T, th *kernel.Thread, pages uint64) uint64 {
 	a, err := th.Mmap(0, pages*hp, rw, private|mm.MapHugetlb|mm.MapHuge2M, -1, 0)
 	require.NoError(t, err)
 	return a
+}
+
+// meminfo returns a number of /proc/meminfo, 0 if there is none.
+func meminfo(text, name string) (n int) {
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == name+":" {
+			n, _ = strconv.Atoi(f[1])
+		}
+	}
+	return n
 }

@@ -126,7 +126,7 @@ func TestLTP(t *testing.T) {
 				case i >= len(plenty)+len(short)+len(huge):
 					o.KSM = true
 				case i >= len(plenty)+len(short):
-					hugePool(&o)
+					hugePool(&o, 0)
 				case i >= len(plenty):
 					o.Memory = 2 << 20
 				}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -325,14 +324,4 @@ func WriteMarkdown(w io.Writer, t *matrix.Table) error {
 		}
 	}
 	return nil
-}
-
-// meminfo returns a number of /proc/meminfo, 0 if there is none.
-func meminfo(text, name string) (n int) {
-	for line := range strings.Lines(text) {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == name+":" {
-			n, _ = strconv.Atoi(f[1])
-		}
-	}
-	return n
 }
