@@ -14,6 +14,9 @@ const (
 	OpBarrier  = opBarrier  // @Op.Value
 )
 
+// Disk is what the disk is called that scenarios do their I/O with, as its events name it.
+const Disk = diskName
+
 // With returns a copy of the scenario that a function has changed; nil if that is no
 // scenario any more. Rows that have become empty, and what was expected of policies, are
 // left out.

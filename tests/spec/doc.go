@@ -61,6 +61,8 @@
 // Each has what a policy must promise so that it cannot be (mm.Guarantee): a lost read of
 // io_read wants Forward and AIO, with reclaim in the program UnderSwap too. What a policy does
 // not promise is counted, with "~" before it. What it promises and does not keep is a hole.
+// What is lost may go to the disk and come back elsewhere: that is no second loss, if the run was
+// seen to bring it and its final state shows the first one (disk.go).
 // Holes that are known stand in [Known], each with its section of docs/findings.md; a hole
 // that is not there fails the tests. A hole is recognised by policy, verdict and kinds of operations,
 // and where these would let others pass, by what the run that shows it did to a pinned page:

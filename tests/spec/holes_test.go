@@ -44,7 +44,7 @@ func TestHoles(t *testing.T) {
 		{40, "swap-in-pinned", "pinned_ptes_after", "wp_page_count_reuse", "leak-to-child: C:r is 0x3, allowed 0x1", 20},
 		{40, "swap-in-spliced", "pinned_ptes_after", "wp_page_count_reuse", "leak-to-child: P0:r is 0x3, allowed 0x1", 20},
 		{42, "dio-sleeps", "dio_range_lock", "dio_range_lock_fixed", "deadlock: nothing can happen any more", 4000},
-		{34, "mmput-in-interrupt", "dio_range_lock_fixed", "", "bug: BUG: mmput of the last user of address space", 6000},
+		{34, "mmput-in-interrupt", "dio_range_lock_fixed", "", "bug: BUG: mmput of the last user of address space", 3000},
 	} {
 		t.Run(c.scenario, func(t *testing.T) {
 			s, err := scenarios.Lookup(c.scenario)

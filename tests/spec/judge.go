@@ -45,6 +45,9 @@ type Finding struct {
 	Detail string
 	// Needs is what a policy has to promise for this not to happen.
 	Needs mm.Guarantee
+
+	term *Term // as Term; nil if Got is no byte
+	got  byte  // as Got
 }
 
 // Promised reports whether a policy with these claims promises that this does not happen.
@@ -73,10 +76,11 @@ var gravity = []Verdict{LostRead, LeakToDisk, LeakToChild, Shared, LostStore, Ch
 // promised, else the gravest of what is wrong. Nil means that nothing is, or that the run says nothing
 // because a call failed that the program cannot do without.
 func (m *Model) Judge(o explore.Observation, claims mm.Guarantee) *Finding {
-	return m.judge(o.Verdict, o.Detail, claims)
+	return m.judge(o.Verdict, o.Detail, claims, nil)
 }
 
-func (m *Model) judge(verdict, detail string, claims mm.Guarantee) *Finding {
+// judge is Judge of a run whose transfers have been watched, if tr is not nil.
+func (m *Model) judge(verdict, detail string, claims mm.Guarantee, tr *traffic) *Finding {
 	state := scenarios.StateOf(verdict)
 	ends := map[string]bool{}
 	for _, e := range scenarios.Endings(state) {
@@ -105,6 +109,7 @@ func (m *Model) judge(verdict, detail string, claims mm.Guarantee) *Finding {
 	if n := got[refusals]; n != "" && n != "0" && worst == nil {
 		return &Finding{Verdict: Refused, Needs: mm.Nobody}
 	}
+	var found []*Finding
 	for _, t := range m.Terms {
 		f := m.compare(t, got[t.Text])
 		if f == nil {
@@ -113,6 +118,12 @@ func (m *Model) judge(verdict, detail string, claims mm.Guarantee) *Finding {
 		if m.huge && f.Needs != 0 {
 			f.Needs |= mm.Hugetlb
 		}
+		found = append(found, f)
+	}
+	if tr != nil {
+		m.follow(found, claims, tr)
+	}
+	for _, f := range found {
 		if worst == nil || f.Promised(claims) && !worst.Promised(claims) ||
 			f.Promised(claims) == worst.Promised(claims) && rank(f.Verdict) < rank(worst.Verdict) {
 			worst = f
@@ -146,6 +157,9 @@ func (m *Model) compare(t *Term, got string) *Finding {
 	}
 	if err == nil && n >= 0 && n < 256 && t.Allowed.Has(byte(n)) {
 		return nil
+	}
+	if err == nil {
+		f.term, f.got = t, byte(n)
 	}
 	m.classify(f, t, byte(n), err == nil)
 	return f

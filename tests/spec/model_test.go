@@ -111,6 +111,9 @@ func TestJudge(t *testing.T) {
 		{"P0 ;\nswapout A ;\npread A at 0 ;", "P0:A[0]=0x1;", LostRead, mm.Forward | mm.UnderSwap},
 		{"P0 | C child ;\nfork C | A[0] = 7 ;\npwrite A[0:512] at 0 | ;", "disk[0]=0x7;", LeakToDisk, mm.Reverse},
 		{"P0 | C child ;\nfork C | A[0] = 7 ;\nA[0] = 2 | ;\npwrite A[0:512] at 0 | ;", "disk[0]=0x1;", StaleWrite, 0},
+		// An older value of one's own; or the child's, which has read the same from the disk into the page that is written out.
+		{"P0 ;\npread A[0:512] at 512 ;\nA[0] = 2 ;\npwrite A[0:512] at 0 ;", "disk[0]=0xd1;", StaleWrite, mm.Forward},
+		{"P0 | C child ;\npread A[0:512] at 512 | ;\nA[0] = 2 | ;\nfork C | pread A[0:512] at 512 ;\npwrite A[0:512] at 0 | ;", "disk[0]=0xd1;", StaleWrite, mm.Forward | mm.Reverse},
 		{"P0 | C child ;\nfork C | r = pipe_read p 1 ;\nvmsplice p A[0] | A[0] = 9 ;", "C:r=0x9;", LeakToChild, mm.Disclosure | mm.OtherPins},
 		{"P0 | C child ;\nfork C | A[0] = 7 ;", "P0:A[0]=0x7;", Shared, 0},
 		{"P0 | P1 | C child ;\nA[512] = 2 | fork C | A[0] = 7 ;\n | io_write A[0:512] at 0 | ;\n | io_read A[512:1K] at 0 | ;", "P0:A[512]=0x7;", LeakToDisk, mm.Forward | mm.Reverse | mm.AIO},
@@ -128,7 +131,7 @@ func TestJudge(t *testing.T) {
 		{"P0 | P1 ;\nvmsplice p A[0] | r = pipe_read p 1 ;\nq = pipe_read p 1 | ;", "deadlock;", "", 0},
 		{"P0 ;\nA[0] = 2 ;", "deadlock;", Deadlock, 0},
 	} {
-		f := parse(t, c.rows).Model.judge(":>"+c.state, "", 0)
+		f := parse(t, c.rows).Model.judge(":>"+c.state, "", 0, nil)
 		if c.want == "" {
 			assert.Nil(t, f, "%s: %s", c.rows, c.state)
 		} else if assert.NotNil(t, f, "%s: %s", c.rows, c.state) {

@@ -63,13 +63,18 @@ const unpromised = "~"
 func (p *Program) Target(pol mm.Policy, hosts *kernel.Hosts) *explore.Target {
 	t := p.shown.Target(pol, hosts)
 	t.Smaller = nil // those would not be held against the model; Minimise makes programs smaller
-	run, claims := t.Run, Promises(pol)
+	run, claims, returns := t.Run, Promises(pol), p.Model.returns()
 	t.Run = func(s sched.Strategy, ob sched.Observer) explore.Observation {
+		var tr *traffic
+		if returns {
+			tr = watch(ob)
+			ob = tr
+		}
 		o := run(s, ob)
 		if !scenarios.IsState(o.Verdict) {
 			return o
 		}
-		f := p.Model.Judge(o, claims)
+		f := p.Model.judge(o.Verdict, o.Detail, claims, tr)
 		if f == nil {
 			o.Verdict = explore.Safe
 			return o

@@ -194,11 +194,7 @@ func (m *Model) outlook() {
 	}
 	for _, off := range m.cells["disk"] {
 		if c := (cell{"", "disk", off}); !m.dull(c) {
-			t := &Term{Text: fmt.Sprintf("disk[%s]", number(off)), Kind: Disk, at: end, Allowed: m.read(end, c), cell: c}
-			for _, w := range m.writes[c] {
-				t.needs |= w.needs
-			}
-			m.Terms = append(m.Terms, t)
+			m.Terms = append(m.Terms, &Term{Text: fmt.Sprintf("disk[%s]", number(off)), Kind: Disk, at: end, Allowed: m.read(end, c), cell: c, needs: m.crowd(c)})
 		}
 	}
 }
