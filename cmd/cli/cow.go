@@ -17,7 +17,7 @@ func runCow(e *env, args []string) error {
 		"gup_longterm.c and hugetlb_dio.c of Linux, gVisor's, Andrea Arcangeli's reproducers.\n" +
 		"Each case runs on the kinds of page that it is for:\n\n"
 	for _, k := range kinds {
-		about += fmt.Sprintf("  %-10s %s\n", k.Name, k.About)
+		about += fmt.Sprintf("  %-11s %s\n", k.Name, k.About)
 	}
 	about += "\nPages of 1 GiB take part in every case that pages of 2 MiB are for.\n"
 	about += "\nPolicies that show the same share a line, with what was seen below it. A case is one\n" +

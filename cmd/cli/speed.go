@@ -19,7 +19,7 @@ The native column needs a C compiler; without one it says so.`)
 	form := fs.String("format", "text", "text, md or json")
 	pairs := fs.Int("pairs", 20, "rounds of each line; 20 give a 95 % interval")
 	stage := fs.String("stage", "foundation", "the column of goals: foundation or goal")
-	only := fs.String("only", "", "comma-separated `names` of lines; default all")
+	only := fs.String("only", "", "comma-separated `names` of lines, as swap-out,swap-in; default all; an unknown one lists them")
 	expect := fs.Bool("check", false, "exit 1 if a line that was measured misses its goal")
 	swapFile := fs.Bool("swapfile", false, "for native swap: put a swap file of 128 MiB into use for the run, if you are root")
 	if _, err := parse(fs, args, 0); err != nil {

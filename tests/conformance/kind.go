@@ -68,18 +68,18 @@ func Kinds() []*Kind {
 	}
 }
 
-// hugePool gives the machine a pool of a dozen pages of 2 MiB, giantPool one of four times
-// as many pages of 1 GiB as the case has: themselves, copies for two children, and for a
-// second mapping. It costs the host little: what is written to, and what Boot writes into
-// the struct pages of a pool, which is why that is not larger.
+// hugePool gives the machine a pool of a dozen pages of 2 MiB, giantPool one of 1 GiB: four for a
+// case of one page, which may map it twice and copy it, eight for one of three. Boot writes into the
+// struct pages of a pool, 16 MiB for each page, which is why it is not larger; the pages
+// themselves cost the host what is written to.
 func hugePool(o *kernel.Options, _ uint64) {
 	o.Memory = 64 << 20
 	o.HugePages = 12
 }
 
 func giantPool(o *kernel.Options, pages uint64) {
-	o.Memory = pages * 8 << 30 // in the free regime each CPU has a part of its own
-	o.HugePages1G = int(4 * pages)
+	o.Memory = (pages + 1) * 4 << 30 // in the free regime each CPU has a part of its own
+	o.HugePages1G = int(2*pages + 2)
 }
 
 func mapAnon(e *Env, n uint64) uint64 { return e.MustMmap(n * x86.PageSize) }
