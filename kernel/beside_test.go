@@ -171,3 +171,31 @@ func TestUnmapRefPrivateBesideTruncate(t *testing.T) {
 		require.NoError(t, th.Unlink(fs.HugetlbfsDir+"/f"))
 	})
 }
+
+// Fork copies a huge page for the child at once, with the locks dropped, while somebody truncates the file:
+// then there is nothing to copy, and nothing to make writable again.
+func TestDontCOWBesideTruncate(t *testing.T) {
+	const rounds = 8
+	beside(t, hugeOptions(Options{CPUs: 3}, 3), func(th *Thread) {
+		fd, err := th.Open(fs.HugetlbfsDir+"/f", fs.ORdwr|fs.OCreat)
+		require.NoError(t, err)
+		for range rounds {
+			a, err := th.Mmap(0, hugeSize, protRW, mm.MapPrivate, fd, 0)
+			require.NoError(t, err)
+			require.NoError(t, th.Madvise(a, hugeSize, mm.MadvDontCOW))
+			th.Store64(a, 1)
+			other := th.Go("truncate", func(c *Thread) {
+				for range 20 {
+					assert.NoError(t, c.Ftruncate(fd, 0))
+				}
+			})
+			pid, err := th.Fork(func(*Thread) {})
+			require.NoError(t, err)
+			require.NoError(t, th.Join(other))
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+			require.NoError(t, th.Munmap(a, hugeSize))
+		}
+		require.NoError(t, th.Unlink(fs.HugetlbfsDir+"/f"))
+	})
+}
