@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cowlab/cowlab/arch/x86"
+	"github.com/cowlab/cowlab/fs"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/mm/policy"
 )
@@ -141,5 +142,60 @@ func TestDirectedCOWBesideMprotect(t *testing.T) {
 			_, _, err = th.Wait(pid)
 			require.NoError(t, err)
 		}
+	})
+}
+
+// The owner of a private mapping takes a page away from its child, because the pool is empty, while
+// somebody truncates the file: then the page has gone from the owner too, and the store comes again.
+func TestUnmapRefPrivateBesideTruncate(t *testing.T) {
+	const rounds = 20
+	beside(t, hugeOptions(Options{CPUs: 3}, 1), func(th *Thread) {
+		fd, err := th.Open(fs.HugetlbfsDir+"/f", fs.ORdwr|fs.OCreat)
+		require.NoError(t, err)
+		for range rounds {
+			a, err := th.Mmap(0, hugeSize, protRW, mm.MapPrivate, fd, 0)
+			require.NoError(t, err)
+			th.Store64(a, 1)
+			pid, err := th.Fork(func(c *Thread) { c.Usleep(1_000_000) })
+			require.NoError(t, err)
+			other := th.Go("truncate", func(c *Thread) {
+				assert.NoError(t, c.Ftruncate(fd, 0))
+			})
+			_ = th.TryStore64(a, 2) // SIGBUS if the file was truncated before
+			require.NoError(t, th.Join(other))
+			require.NoError(t, th.Kill(pid, SIGKILL))
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+			require.NoError(t, th.Munmap(a, hugeSize))
+		}
+		require.NoError(t, th.Unlink(fs.HugetlbfsDir+"/f"))
+	})
+}
+
+// Fork copies a huge page for the child at once, with the locks dropped, while somebody truncates the file:
+// then there is nothing to copy, and nothing to make writable again.
+func TestDontCOWBesideTruncate(t *testing.T) {
+	const rounds = 8
+	beside(t, hugeOptions(Options{CPUs: 3}, 3), func(th *Thread) {
+		fd, err := th.Open(fs.HugetlbfsDir+"/f", fs.ORdwr|fs.OCreat)
+		require.NoError(t, err)
+		for range rounds {
+			a, err := th.Mmap(0, hugeSize, protRW, mm.MapPrivate, fd, 0)
+			require.NoError(t, err)
+			require.NoError(t, th.Madvise(a, hugeSize, mm.MadvDontCOW))
+			th.Store64(a, 1)
+			other := th.Go("truncate", func(c *Thread) {
+				for range 20 {
+					assert.NoError(t, c.Ftruncate(fd, 0))
+				}
+			})
+			pid, err := th.Fork(func(*Thread) {})
+			require.NoError(t, err)
+			require.NoError(t, th.Join(other))
+			_, _, err = th.Wait(pid)
+			require.NoError(t, err)
+			require.NoError(t, th.Munmap(a, hugeSize))
+		}
+		require.NoError(t, th.Unlink(fs.HugetlbfsDir+"/f"))
 	})
 }

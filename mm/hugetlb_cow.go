@@ -35,7 +35,8 @@ func (f *Fault) Size() uint64 {
 // something else flushes them; and the new entry is writable even if the VMA is not.
 // One is different: the page table's lock is dropped before the page is allocated, as
 // later kernels do, and not just for the copy. 2.6.29 sleeps with it held, and takes
-// i_mmap_lock and other address spaces' locks under it.
+// i_mmap_lock and other address spaces' locks under it. So when others have lost the page the
+// entry is looked at again, as it is there too: truncation may have emptied it.
 //
 // Preconditions:
 //   - f.PTL is held, and on return; it is dropped in between
@@ -77,10 +78,14 @@ func (s *System) HugetlbCOW(f *Fault, cached *page.Page) VMFault {
 				return ret
 			}
 			s.unmapRefPrivate(f, old)
+			f.Lock()
+			if !f.Same() { // truncated while the lock was dropped
+				t.C.Trace.Inc(trace.EmuFaultRetries)
+				return 0
+			}
 			if n := pm.Refs(t, old); n != 1 {
 				t.Oops("hugetlb_cow: page_count is %d after unmap_ref_private, not 1: pfn %#x at %#x", n, pm.PFN(old), f.Addr)
 			}
-			f.Lock()
 		}
 	}
 	counted := s.hooks&HookWP != 0

@@ -74,7 +74,8 @@ func (f *Fork) CopyOneHuge() {
 
 // HugeCOWChild breaks COW for the child, in the middle of fork: its entry at f.Addr is e,
 // and not writable. cached is as in HugetlbCOW. The child's page_table_lock is taken and
-// dropped. ForkNoMem if the pool has no page that nobody was promised.
+// dropped. ForkNoMem if the pool has no page that nobody was promised; ForkGo also if the entry has been
+// emptied meanwhile, by truncation.
 //
 // Preconditions:
 //   - no spinlock is held
@@ -84,6 +85,12 @@ func (f *Fork) HugeCOWChild(e x86.PTE, cached *page.Page) ForkNext {
 	x := ts.fault()
 	*x = Fault{T: t, MM: f.Dst, VMA: f.DstVMA, Addr: f.Addr, Write: true, PTE: f.DstPTE, Orig: e, PTL: f.DstPTL}
 	x.Lock()
+	if !x.Same() { // truncated while the lock was dropped: the page may be gone
+		x.Unlock()
+		ts.endFault()
+		t.C.Trace.Inc(trace.EmuForkRetries)
+		return ForkGo
+	}
 	ret := s.HugetlbCOW(x, cached)
 	x.Unlock()
 	ts.endFault()
@@ -124,7 +131,9 @@ func (f *Fork) hugeDontCOW() ForkNext {
 	next := f.HugeCOWChild(e, nil)
 	if orig.Write() {
 		f.SrcPTL.Lock(t)
-		f.SrcPTE.Set(t.C, f.SrcPTE.Load(t.C).MkWrite())
+		if now := f.SrcPTE.Load(t.C); now.Present() && now.PFN() == orig.PFN() { // not truncated
+			f.SrcPTE.Set(t.C, now.MkWrite())
+		}
 		f.SrcPTL.Unlock(t)
 	}
 	return next

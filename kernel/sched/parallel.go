@@ -357,7 +357,7 @@ func (m *Machine) checkProgress(c *cpu, time uint64) {
 	}
 	// time may be from before another CPU noted progress.
 	if at := m.par.progressAt.Load(); time > at && time-at > m.cost.NSToCycles(m.opts.LivelockNS) {
-		m.fail(&Result{Reason: Livelock, Detail: m.livelockReport()})
+		m.fail(&Result{Reason: Livelock}) // Run describes it, when the other CPUs have stopped
 	}
 }
 

@@ -329,6 +329,12 @@ func (m *Machine) Run() *Result {
 	m.resultLock.Lock()
 	r := m.result
 	m.resultLock.Unlock()
+	if r != nil && r.Reason == Livelock && r.Detail == "" && !m.det1.stalled {
+		detail := m.livelockReport()
+		m.resultLock.Lock()
+		r.Detail = detail
+		m.resultLock.Unlock()
+	}
 	if r == nil {
 		r = &Result{Reason: Quiet}
 		if m.live.Load() > 0 {

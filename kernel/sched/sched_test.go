@@ -165,6 +165,26 @@ func TestParallelLivelockIsFound(t *testing.T) {
 	assert.Equal(t, Livelock, m.Run().Reason)
 }
 
+// What the tasks are in the middle of is described when they have stopped: until then it changes. The race
+// detector is the judge of that.
+func TestParallelLivelockIsDescribedAtRest(t *testing.T) {
+	m := boot(t, Options{CPUs: 3, LivelockNS: 1_000_000})
+	for i := range 3 {
+		spawn(m, fmt.Sprint("loop ", i), func(t *Task) {
+			for n := uint64(1); ; n++ {
+				t.WaitingOn(x86.Obj(x86.ClassWord, n))
+				t.C.Charge(1000) // time passes quickly
+				t.Point(x86.OpYield, 0)
+			}
+		})
+	}
+	r := m.Run()
+	assert.Equal(t, Livelock, r.Reason)
+	for i := range 3 {
+		assert.Contains(t, r.Detail, fmt.Sprint("loop ", i))
+	}
+}
+
 func TestOopsIsAResult(t *testing.T) {
 	regimes(t, 2, func(t *testing.T, o Options) {
 		m := boot(t, o)
