@@ -171,7 +171,10 @@ func (r *porRun) Pick(ch *sched.Choice) int {
 	}
 	switch {
 	case r.inner != nil:
-		pick = r.inner.Pick(ch)
+		if pick = r.inner.Pick(ch); pick == sched.Cut {
+			r.foot = nil // the last step has been entered
+			return pick
+		}
 	case n < len(r.prefix):
 		if pick < 0 {
 			r.err = fmt.Errorf("explore: the program did not repeat itself: actor %d cannot act at decision %d", r.prefix[n], n)

@@ -377,6 +377,63 @@ func TestRestOrdersSteps(t *testing.T) {
 	assert.EqualValues(t, 1, r.Schedules+r.Blocked, "no step conflicts with one that could come before it")
 }
 
+// slowSpace is an address space whose switch takes two steps.
+type slowSpace struct{ obj x86.ObjID }
+
+func (s slowSpace) SwitchIn(c *x86.CPU) {
+	c.Point(x86.OpRMW, s.obj)
+	c.Point(x86.OpFence, 0)
+}
+func (s slowSpace) Lazy(*x86.CPU) {}
+
+// TestSwitchedOutIsSeen: a task may be woken or taken elsewhere as soon as its CPU has switched to
+// another one, which is steps after that other one was chosen: who looks for a CPU for it, or for a
+// task to take, depends on that step.
+func TestSwitchedOutIsSeen(t *testing.T) {
+	y := newToys()
+	target := func(sleeps bool) explore.Target {
+		return explore.Target{Name: "switch", Policy: "none", Run: func(s sched.Strategy, o sched.Observer) explore.Observation {
+			return y.run(s, o, 3, func(m *sched.Machine) func(*explore.StateHash) (string, string) {
+				task := func(name string, cpu int, fn func(*sched.Task)) *sched.Task {
+					t := m.NewTask(sched.TaskOptions{Name: name, CPU: cpu + 1, Ctx: slowSpace{m.NewObj(x86.ClassWord)}}, fn)
+					m.Start(nil, t)
+					return t
+				}
+				ran := -1
+				first := task("first", 0, func(t *sched.Task) {
+					if sleeps {
+						t.SetState(sched.TaskInterruptible)
+					}
+					t.Schedule()
+					ran = t.C.ID
+				})
+				task("other", 1, func(t *sched.Task) {
+					for range 3 {
+						t.Point(x86.OpYield, 0)
+					}
+					if sleeps {
+						m.Wake(t, first)
+					}
+				})
+				task("brief", 2, func(*sched.Task) {})
+				task("second", 0, func(t *sched.Task) {
+					for range 3 {
+						t.Point(x86.OpYield, 0)
+					}
+				})
+				return func(h *explore.StateHash) (string, string) {
+					h.PutUint("ran on", uint64(ran+1))
+					return explore.Safe, ""
+				}
+			})
+		}}
+	}
+	for _, sleeps := range []bool{false, true} {
+		_, err := explore.CheckIndependence(target(sleeps), 1, 300, 10)
+		assert.NoError(t, err, "%v", sleeps)
+	}
+}
+
 // TestEndlessRunsAreNotCompared: where a livelock is noticed, and what its report says, counts points,
 // so two that differ in the order of independent steps do not end alike.
 func TestEndlessRunsAreNotCompared(t *testing.T) {
