@@ -227,7 +227,13 @@ func (as *AddressSpace) NrPages() int { return as.tree.n }
 // racyNrPages is NrPages without the lock.
 //
 //go:norace
-func (as *AddressSpace) racyNrPages() int { return as.tree.n }
+func (as *AddressSpace) racyNrPages(t *sched.Task) int {
+	t.C.Touch(as.countObj(), x86.AccRead)
+	return as.tree.n
+}
+
+// countObj names how many pages are cached, which racyNrPages looks at.
+func (as *AddressSpace) countObj() x86.ObjID { return as.obj | 11<<40 }
 
 // FindGetPage returns the cached page at index with a reference, or nil
 // (find_get_page; Linux looks without the lock).
@@ -293,6 +299,7 @@ func (as *AddressSpace) AddToPageCache(t *sched.Task, p *page.Page, index uint64
 	p.Mapping, p.Index = as.handle(), index
 	off := as.TreeLock.LockIRQSave(t)
 	t.WriteOf(as, "page_tree")
+	t.C.Touch(as.countObj(), x86.AccAdd)
 	ok := as.tree.insert(index, pm.PFN(p))
 	if ok {
 		t.C.Trace.Inc(trace.NrFilePages)
@@ -332,6 +339,7 @@ func (as *AddressSpace) RemoveFromPageCache(t *sched.Task, p *page.Page) {
 	}
 	off := as.TreeLock.LockIRQSave(t)
 	t.WriteOf(as, "page_tree")
+	t.C.Touch(as.countObj(), x86.AccAdd)
 	if as.tree.remove(p.Index) != pm.PFN(p) {
 		t.Oops("address_space %d does not have pfn %#x at index %d", as.slot, pm.PFN(p), p.Index)
 	}
@@ -369,6 +377,9 @@ func (as *AddressSpace) TruncatePages(t *sched.Task, index uint64) {
 	}
 }
 
+// mappedObj names whether a VMA maps as, which racyMapped looks at.
+func (as *AddressSpace) mappedObj() x86.ObjID { return as.obj | 9<<40 }
+
 // linkFileVMA puts v on the list of the AddressSpace that it maps, if it maps one
 // (__vma_link_file; fork's vma_prio_tree_add). The order is that of arrival.
 func linkFileVMA(t *sched.Task, v *VMA) {
@@ -378,16 +389,17 @@ func linkFileVMA(t *sched.Task, v *VMA) {
 	}
 	as.IMmapLock.Lock(t)
 	t.WriteOf(as, "i_mmap")
-	as.linkLocked(v)
+	as.linkLocked(t, v)
 	as.IMmapLock.Unlock(t)
 }
 
 // linkLocked is linkFileVMA for a caller that holds IMmapLock.
-func (as *AddressSpace) linkLocked(v *VMA) {
+func (as *AddressSpace) linkLocked(t *sched.Task, v *VMA) {
 	v.mapPrev, v.mapNext = as.tail, nil
 	if as.tail != nil {
 		as.tail.mapNext = v
 	} else {
+		t.C.Touch(as.mappedObj(), x86.AccWrite)
 		as.head = v
 	}
 	as.tail = v
@@ -414,6 +426,9 @@ func (as *AddressSpace) unlinkLocked(t *sched.Task, v *VMA) {
 		as.head = v.mapNext
 	default:
 		t.Oops("VMA %#x-%#x is not on the list of address_space %d", v.Start, v.End, as.slot)
+	}
+	if as.head == nil {
+		t.C.Touch(as.mappedObj(), x86.AccWrite)
 	}
 	if v.mapNext != nil {
 		v.mapNext.mapPrev = v.mapPrev

@@ -167,16 +167,31 @@ func (v *VMA) anonVMA() *AnonVMA {
 	return a
 }
 
+// seeAnonVMA is anonVMA for who acts upon whether there is one yet: it tells a search so.
+func (v *VMA) seeAnonVMA(t *sched.Task) *AnonVMA {
+	t.C.Touch(v.anonObj(), x86.AccRead)
+	return v.anonVMA()
+}
+
+// anonObj names v.AnonVMA, as long as mmap_sem is held: who holds it only for reading may
+// lower v.Start (expandStack), but not change v.End.
+func (v *VMA) anonObj() x86.ObjID {
+	return x86.Obj(x86.ClassWord, 1<<55|uint64(v.MM.ID)<<36&(1<<55-1)|v.End>>x86.PageShift)
+}
+
 // racyAnonVMA is apart because this read races on purpose.
 //
 //go:norace
 func (v *VMA) racyAnonVMA() *AnonVMA { return v.AnonVMA }
 
-// racyFlags returns v.Flags for rmap, which does not hold mmap_sem, or not against the end of the
-// address space.
+// racyLocked reports whether v has VMLocked, for rmap, which does not hold mmap_sem, or not against
+// the end of the address space. Who sets it or takes it away touches the object, too.
 //
 //go:norace
-func (v *VMA) racyFlags() VMFlags { return v.Flags }
+func (v *VMA) racyLocked(t *sched.Task) bool {
+	t.C.Touch(v.MM.lockedObj(), x86.AccRead)
+	return v.Flags&VMLocked != 0
+}
 
 // AnonVMAPrepare gives v an AnonVMA if it has none: a neighbour's, if the two
 // could merge one day, else a new one. Linux 2.6.29 mm/rmap.c:anon_vma_prepare.
@@ -186,7 +201,7 @@ func (v *VMA) racyFlags() VMFlags { return v.Flags }
 //   - mmap_sem is held, for reading at least
 //   - no spinlock is held
 func AnonVMAPrepare(t *sched.Task, v *VMA) error {
-	if v.anonVMA() != nil {
+	if v.seeAnonVMA(t) != nil {
 		return nil
 	}
 	return anonVMAPrepareSlow(t, v)
@@ -217,6 +232,7 @@ func anonVMAPrepareSlow(t *sched.Task, v *VMA) error {
 	mm.PageTableLock.Lock(t) // against other threads that fault in this VMA
 	if v.AnonVMA == nil {
 		t.WriteOf(v, "vma.anon_vma")
+		t.C.Touch(v.anonObj(), x86.AccWrite)
 		v.AnonVMA = a
 		t.WriteOf(a, "anon_vma.list")
 		a.addTail(v)

@@ -296,7 +296,7 @@ func (s *System) ksmMadvise(t *sched.Task, v *VMA, start, end uint64, advice Adv
 	if flags&VMMergeable == 0 {
 		return flags, nil
 	}
-	if v.anonVMA() != nil {
+	if v.seeAnonVMA(t) != nil {
 		if err := s.unmergeKSMPages(t, v, start, end); err != nil {
 			return flags, err
 		}
@@ -415,7 +415,7 @@ func (s *System) unmergeAndRemoveAll(t *sched.Task) error {
 		m.MmapSem.DownRead(t)
 		var err error
 		for v := m.firstVMAOf(t); v != nil && err == nil && !m.ksmTestExit(t); v = m.nextVMA(v) {
-			if v.Flags&VMMergeable != 0 && v.anonVMA() != nil {
+			if v.Flags&VMMergeable != 0 && v.seeAnonVMA(t) != nil {
 				err = s.unmergeKSMPages(t, v, v.Start, v.End)
 			}
 		}

@@ -74,7 +74,7 @@ func (m *MM) mergeableVMA(t *sched.Task, addr uint64) *VMA {
 		return nil
 	}
 	v := m.findVMA(t, addr)
-	if v == nil || v.Start > addr || v.Flags&VMMergeable == 0 || v.anonVMA() == nil {
+	if v == nil || v.Start > addr || v.Flags&VMMergeable == 0 || v.seeAnonVMA(t) == nil {
 		return nil
 	}
 	return v
@@ -261,7 +261,7 @@ func (s *System) nextInSlot(t *sched.Task, slot *ksmSlot) (it *ksmItem, p *page.
 			continue
 		}
 		sc.addr = max(sc.addr, v.Start)
-		if v.anonVMA() == nil {
+		if v.seeAnonVMA(t) == nil {
 			sc.addr = v.End
 		}
 		for sc.addr < v.End {

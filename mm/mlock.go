@@ -27,12 +27,12 @@ import (
 func (m *MM) mlockVMAPagesRange(t *sched.Task, v *VMA, start, end uint64) (notLocked uint64) {
 	pages := (end - start) >> x86.PageShift
 	if v.Flags&(VMIO|VMPFNMap) != 0 {
-		v.Flags &^= VMLocked
+		v.clearLocked(t)
 		return pages
 	}
 	if v.Flags&(VMDontExpand|VMHugetlb) != 0 {
 		_ = makePagesPresent(t, m, start, end)
-		v.Flags &^= VMLocked
+		v.clearLocked(t)
 		return pages
 	}
 	_ = m.mlockRange(t, v, start, end)
@@ -83,9 +83,15 @@ func (m *MM) mlockRange(t *sched.Task, v *VMA, start, end uint64) error {
 	return nil
 }
 
+// clearLocked takes VMLocked away.
+func (v *VMA) clearLocked(t *sched.Task) {
+	t.C.Touch(v.MM.lockedObj(), x86.AccWrite)
+	v.Flags &^= VMLocked
+}
+
 // munlockVMAPagesAll is munlock_vma_pages_all: v is about to go.
 func (m *MM) munlockVMAPagesAll(t *sched.Task, v *VMA) {
-	v.Flags &^= VMLocked
+	v.clearLocked(t)
 	m.markRange(t, v, v.Start, v.End, false)
 }
 
@@ -148,7 +154,7 @@ func (s *System) munlockVMAPage(t *sched.Task, p *page.Page) {
 			t.C.Trace.Inc(trace.UnevictablePGsMunlocked)
 		}
 		pm.PutbackLRU(t, p)
-	case p.Has(page.Unevictable):
+	case pm.SeeFlag(t, p, page.Unevictable):
 		t.C.Trace.Inc(trace.UnevictablePGsStranded)
 	default:
 		t.C.Trace.Inc(trace.UnevictablePGsMunlocked)
@@ -167,7 +173,7 @@ func (s *System) tryToMunlock(t *sched.Task, p *page.Page) (again bool) {
 	}
 	for v := a.head; v != nil && !again; v = v.anonNext {
 		addr, ok := vmaAddress(p.RacyIndex(), v)
-		if !ok || v.racyFlags()&VMLocked == 0 {
+		if !ok || !v.racyLocked(t) {
 			continue
 		}
 		if _, ptl, ok := s.pageCheckAddress(t, p, v.MM, addr, true /* sync */); ok {
@@ -188,7 +194,7 @@ func (s *System) tryToMlockPage(t *sched.Task, p *page.Page, v *VMA) bool {
 	if !v.MM.MmapSem.DownReadTry(t) {
 		return false
 	}
-	locked := v.racyFlags()&VMLocked != 0 // exit_mmap clears it without mmap_sem, and then unlocks the page
+	locked := v.racyLocked(t) // exit_mmap clears it without mmap_sem, and then unlocks the page
 	if locked {
 		s.mlockVMAPage(t, p)
 	}

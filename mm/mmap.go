@@ -431,7 +431,7 @@ func (m *MM) vmaLink(t *sched.Task, v *VMA) {
 	m.treeInsert(v)
 	anonVMALinkLocked(t, v)
 	if v.Mapping != nil {
-		v.Mapping.linkLocked(v)
+		v.Mapping.linkLocked(t, v)
 	}
 	if v.AnonVMA != nil {
 		v.AnonVMA.Lock.Unlock(t)

@@ -129,8 +129,7 @@ func (m *MM) mprotectFixup(t *sched.Task, v, prev *VMA, start, end uint64, flags
 // madvise and mlock have in common.
 func (m *MM) changeFlags(t *sched.Task, v, prev *VMA, start, end uint64, flags VMFlags) (*VMA, error) {
 	if merged := m.vmaMerge(t, prev, start, end, v.keyAt(start, flags)); merged != nil {
-		t.WriteOf(merged, "vma.flags")
-		merged.Flags = flags
+		merged.setFlags(t, flags)
 		return merged, nil
 	}
 	if start != v.Start {
@@ -143,9 +142,17 @@ func (m *MM) changeFlags(t *sched.Task, v, prev *VMA, start, end uint64, flags V
 			return nil, err
 		}
 	}
-	t.WriteOf(v, "vma.flags")
-	v.Flags = flags
+	v.setFlags(t, flags)
 	return v, nil
+}
+
+// setFlags gives v new flags, of which rmap looks at VMLocked.
+func (v *VMA) setFlags(t *sched.Task, flags VMFlags) {
+	t.WriteOf(v, "vma.flags")
+	if (v.Flags^flags)&VMLocked != 0 {
+		t.C.Touch(v.MM.lockedObj(), x86.AccWrite)
+	}
+	v.Flags = flags
 }
 
 // changeProtection gives the ptes of [start, end), which v contains, v's protection,

@@ -36,7 +36,7 @@ func (s *System) PageAddNewAnonRmap(t *sched.Task, p *page.Page, v *VMA, addr ui
 	if s.hooks&HookAnonNew != 0 {
 		s.policy.AnonNew(t, p, v)
 	}
-	if v.racyFlags()&VMLocked == 0 { // a policy may come from rmap
+	if !v.racyLocked(t) { // a policy may come from rmap
 		s.Pages.LRUCacheAdd(t, p, page.ActiveAnon)
 	} else {
 		p.PokeSet(page.Mlocked)
@@ -216,7 +216,7 @@ func (s *System) pageReferencedFile(t *sched.Task, p *page.Page) int {
 	left := s.Pages.MapRefs(t, p)
 	t.ReadOf(as, "i_mmap")
 	for v := as.head; v != nil && left != 0; v = v.mapNext {
-		if v.racyFlags()&(VMLocked|VMShared) == VMLocked|VMShared {
+		if v.racyLocked(t) && v.Flags&VMShared != 0 {
 			n++
 			break
 		}
@@ -238,7 +238,7 @@ func (s *System) pageReferencedOne(t *sched.Task, p *page.Page, v *VMA, left *in
 	if !ok {
 		return 0
 	}
-	if v.racyFlags()&VMLocked != 0 {
+	if v.racyLocked(t) {
 		*left = 1
 	} else if s.ptepClearFlushYoungNotify(t, v, addr, ref) {
 		n++
@@ -354,7 +354,7 @@ func (s *System) tryToUnmapOne(t *sched.Task, p *page.Page, v *VMA) UnmapResult 
 	if !ok {
 		return SwapAgain
 	}
-	if v.racyFlags()&VMLocked != 0 {
+	if v.racyLocked(t) {
 		ptl.Unlock(t)
 		return SwapMlock
 	}

@@ -234,7 +234,7 @@ func (f *shmem) unacctBlocksLocked(t *sched.Task, n uint64) {
 // recalcLocked notices pages that reclaim has dropped because nobody had written to them
 // (shmem_recalc_inode). The caller holds lock.
 func (f *shmem) recalcLocked(t *sched.Task) {
-	if have := uint64(f.as.racyNrPages() + len(f.swap)); f.alloced > have {
+	if have := uint64(f.as.racyNrPages(t) + len(f.swap)); f.alloced > have {
 		f.unacctBlocksLocked(t, f.alloced-have)
 		f.alloced = have
 	}

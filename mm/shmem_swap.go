@@ -47,7 +47,7 @@ func (f *shmem) WritePage(t *sched.Task, as *AddressSpace, p *page.Page) error {
 	}
 	f.swap[index] = e
 	s.swap.held.RawAdd(^uint64(0))
-	grabbed := !f.racyListed() && as.refs.AddUnless(t.C, as.obj, 1, 0) // igrab
+	grabbed := !f.racyListed(t) && as.refs.AddUnless(t.C, as.obj, 1, 0) // igrab
 	f.lock.Unlock(t)
 	pm.SetFlag(t, p, page.Dirty)
 	pm.UnlockPage(t, p)
@@ -173,28 +173,28 @@ func (f *shmem) list(t *sched.Task) {
 	l.lock.Lock(t)
 	if !f.listed {
 		f.next, l.head = l.head, f
-		f.setListed(true)
+		f.setListed(t, true)
 	}
 	l.lock.Unlock(t)
 }
 
 // unlist takes f off, if it is on.
 func (f *shmem) unlist(t *sched.Task) {
-	if !f.racyListed() {
+	if !f.racyListed(t) {
 		return
 	}
 	l := &f.s.swap.shmems
 	l.lock.Lock(t)
-	l.remove(f)
+	l.remove(t, f)
 	l.lock.Unlock(t)
 }
 
 // remove takes f off the list. The caller holds lock.
-func (l *shmemList) remove(f *shmem) {
+func (l *shmemList) remove(t *sched.Task, f *shmem) {
 	for at := &l.head; *at != nil; at = &(*at).next {
 		if *at == f {
 			*at, f.next = f.next, nil
-			f.setListed(false)
+			f.setListed(t, false)
 			return
 		}
 	}
@@ -203,10 +203,19 @@ func (l *shmemList) remove(f *shmem) {
 // racyListed is list_empty, which looks without the lock.
 //
 //go:norace
-func (f *shmem) racyListed() bool { return f.listed }
+func (f *shmem) racyListed(t *sched.Task) bool {
+	t.C.Touch(f.listedObj(), x86.AccRead)
+	return f.listed
+}
 
 //go:norace
-func (f *shmem) setListed(on bool) { f.listed = on }
+func (f *shmem) setListed(t *sched.Task, on bool) {
+	t.C.Touch(f.listedObj(), x86.AccWrite)
+	f.listed = on
+}
+
+// listedObj names whether f is on the list.
+func (f *shmem) listedObj() x86.ObjID { return f.as.obj | 10<<40 }
 
 // shmemUnuse looks for the object that holds e, for swapoff, and moves the page there
 // (shmem_unuse). It reports whether there was one: then the page has been unlocked and put.
@@ -244,7 +253,7 @@ func (s *System) shmemUnuse(t *sched.Task, e x86.SwapEntry, p *page.Page) bool {
 func (f *shmem) find(t *sched.Task, l *shmemList, e x86.SwapEntry) (index uint64, found bool) {
 	f.lock.Lock(t)
 	if len(f.swap) == 0 {
-		l.remove(f)
+		l.remove(t, f)
 	}
 	for i, o := range f.swap {
 		if o == e {

@@ -42,6 +42,7 @@ func expandStack(t *sched.Task, v *VMA, addr uint64) error {
 	var err error
 	if addr < v.Start {
 		if err = m.acctStackGrowth(v, prev, addr); err == nil {
+			t.C.Touch(m.stackObj(), x86.AccWrite)
 			v.growDown(addr)
 		}
 	}

@@ -1,6 +1,7 @@
 package mm
 
 import (
+	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/kernel/lock"
 	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/kernel/trace"
@@ -80,7 +81,7 @@ func (s *System) doSwapPage(f *Fault) VMFault {
 	if !s.Broken(BreakSwapFree) {
 		s.swapFree(t, entry)
 	}
-	if s.vmSwapFull(t) || v.Flags&VMLocked != 0 || p.Has(page.Mlocked) {
+	if s.vmSwapFull(t) || v.Flags&VMLocked != 0 || s.Pages.SeeFlag(t, p, page.Mlocked) {
 		s.tryToFreeSwap(t, p)
 	}
 	pm.UnlockPage(t, p)
@@ -144,12 +145,13 @@ func (r *mmRing) remove(m *MM) {
 
 // mmlistAdd notes that m is about to get a swap entry. The ptl of its table is held.
 func (s *System) mmlistAdd(t *sched.Task, m, after *MM) {
-	if m.racySwapListed() {
+	if m.racySwapListed(t) {
 		return
 	}
 	r := &s.swap.mms
 	r.lock.Lock(t)
 	t.WriteOf(r, "mmlist")
+	t.C.Touch(m.listedObj(), x86.AccWrite)
 	r.insert(m, after)
 	r.lock.Unlock(t)
 }
@@ -157,16 +159,20 @@ func (s *System) mmlistAdd(t *sched.Task, m, after *MM) {
 // racySwapListed is apart because this read, as Linux' list_empty, races on purpose.
 //
 //go:norace
-func (m *MM) racySwapListed() bool { return m.swapListed }
+func (m *MM) racySwapListed(t *sched.Task) bool {
+	t.C.Touch(m.listedObj(), x86.AccRead)
+	return m.swapListed
+}
 
 // mmlistDel is the end of mmput: m has no entries any more.
 func (s *System) mmlistDel(t *sched.Task, m *MM) {
-	if !m.racySwapListed() {
+	if !m.racySwapListed(t) {
 		return
 	}
 	r := &s.swap.mms
 	r.lock.Lock(t)
 	t.WriteOf(r, "mmlist")
+	t.C.Touch(m.listedObj(), x86.AccWrite)
 	r.remove(m)
 	r.lock.Unlock(t)
 }

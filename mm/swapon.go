@@ -311,7 +311,7 @@ func (s *System) unuseMM(t *sched.Task, m *MM, e x86.SwapEntry, p *page.Page) {
 		s.Pages.LockPage(t, p)
 	}
 	for v := m.firstVMA(); v != nil; v = m.nextVMA(v) {
-		if v.anonVMA() != nil && s.unuseVMA(t, v, e, p) {
+		if v.seeAnonVMA(t) != nil && s.unuseVMA(t, v, e, p) {
 			break
 		}
 	}

@@ -275,3 +275,9 @@ func (s *System) DropLazy(t *sched.Task) {
 // mm_count: that is obj.
 func (m *MM) usersObj() x86.ObjID { return m.obj | 1<<40 }
 func (m *MM) maskObj() x86.ObjID  { return m.obj | 2<<40 }
+
+// lockedObj, listedObj and stackObj name what others look at without a lock: which VMAs have VMLocked,
+// whether m is on mmlist, and where the VMAs begin that grow.
+func (m *MM) lockedObj() x86.ObjID { return m.obj | 3<<40 }
+func (m *MM) listedObj() x86.ObjID { return m.obj | 4<<40 }
+func (m *MM) stackObj() x86.ObjID  { return m.obj | 5<<40 }

@@ -166,7 +166,7 @@ func (m *MM) vmaAdjustOnce(t *sched.Task, v *VMA, start, end, pgoff uint64, inse
 	if mapping != nil {
 		mapping.IMmapLock.Lock(t)
 		if insert != nil {
-			mapping.linkLocked(insert)
+			mapping.linkLocked(t, insert)
 		}
 	}
 	if v.AnonVMA != nil {
@@ -286,14 +286,14 @@ func findMergeableAnonVMA(t *sched.Task, v *VMA) *AnonVMA {
 	if near := m.nextVMA(v); near != nil && near.Start == v.End {
 		k := v.keyAt(v.Start, v.Flags&^perms|near.Flags&perms)
 		k.anon = nil
-		if a := near.anonVMA(); a != nil && canVMAMergeBefore(near, &k, v.PgOff+v.Pages()) {
+		if a := near.seeAnonVMA(t); a != nil && canVMAMergeBefore(near, &k, v.PgOff+v.Pages()) {
 			return a
 		}
 	}
 	if _, near := m.findVMAPrev(t, v.Start); near != nil && near.End == v.Start {
 		k := v.keyAt(v.Start, v.Flags&^perms|near.Flags&perms)
 		k.anon = nil
-		if a := near.anonVMA(); a != nil && canVMAMergeAfter(near, &k) {
+		if a := near.seeAnonVMA(t); a != nil && canVMAMergeAfter(near, &k) {
 			return a
 		}
 	}

@@ -35,6 +35,14 @@ type vmaHint struct {
 // Preconditions:
 //   - mmap_sem is held, for reading at least
 func (m *MM) findVMA(t *sched.Task, addr uint64) *VMA {
+	v := m.findVMAHinted(t, addr)
+	if v != nil && v.Flags&VMGrowsDown != 0 {
+		t.C.Touch(m.stackObj(), x86.AccRead) // the caller looks at v.Start
+	}
+	return v
+}
+
+func (m *MM) findVMAHinted(t *sched.Task, addr uint64) *VMA {
 	t.ReadOf(m, "mm.vmas")
 	var h *vmaHint
 	if id := t.C.ID; id < len(m.hints) {

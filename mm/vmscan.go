@@ -71,14 +71,17 @@ func (s *System) pageMappingInuse(t *sched.Task, p *page.Page) bool {
 		return true
 	}
 	as := s.spaces.racyOf(p.RacyMapping())
-	return as != nil && as.racyMapped()
+	return as != nil && as.racyMapped(t)
 }
 
 // racyMapped reports whether a VMA maps the AddressSpace, without the lock
 // (mapping_mapped).
 //
 //go:norace
-func (as *AddressSpace) racyMapped() bool { return as.head != nil }
+func (as *AddressSpace) racyMapped(t *sched.Task) bool {
+	t.C.Touch(as.mappedObj(), x86.AccRead)
+	return as.head != nil
+}
 
 // shrunk says what became of a page that reclaim looked at.
 type shrunk uint8
@@ -116,7 +119,7 @@ func (s *System) shrinkPage(t *sched.Task, sc *scanControl, p *page.Page) shrunk
 		return shrunkKeep
 	}
 	sc.scanned++
-	if !pm.Evictable(p) {
+	if !pm.Evictable(t, p) {
 		return s.cullLocked(t, p)
 	}
 	if !sc.mayUnmap && pm.Mapped(t, p) {
@@ -299,6 +302,7 @@ func (s *System) removeMapping(t *sched.Task, p *page.Page) bool {
 	off := as.TreeLock.LockIRQSave(t)
 	ok := s.freezeClean(t, p)
 	if ok {
+		t.C.Touch(as.countObj(), x86.AccAdd)
 		if as.tree.remove(p.Index) != pm.PFN(p) {
 			t.Oops("address_space %d does not have pfn %#x at index %d", as.slot, pm.PFN(p), p.Index)
 		}
@@ -360,7 +364,7 @@ func (s *System) shrinkActiveList(t *sched.Task, z int, sc *scanControl, n int, 
 	for _, pfn := range sc.pages[:taken] {
 		t.CondResched()
 		p := pm.Page(pfn)
-		if !pm.Evictable(p) {
+		if !pm.Evictable(t, p) {
 			pm.PutbackLRU(t, p)
 			continue
 		}

@@ -39,15 +39,21 @@ type Footprint struct {
 	Buffered ObjID
 	// Drained is set when stores left a buffer in a step of their own CPU, together.
 	Drained bool
+	// Over is set when the machine has come to rest: the last step is over, and what is touched
+	// then, by whoever gives the machine something new to do, belongs to no step.
+	Over bool
 }
 
 // Reset empties the footprint for the next step.
 func (f *Footprint) Reset() {
-	f.Touches, f.Interrupted, f.Buffered, f.Drained = f.Touches[:0], false, 0, false
+	*f = Footprint{Touches: f.Touches[:0]}
 }
 
 // Add enters an access.
 func (f *Footprint) Add(obj ObjID, how Access) {
+	if f.Over {
+		return
+	}
 	for i := range f.Touches {
 		if t := &f.Touches[i]; t.Obj == obj && (t.How == how || t.How == AccWrite) {
 			return

@@ -118,6 +118,8 @@
 //     a CPU that nobody else uses, where a task does what reclaim does: steps like all others. When as many have done something
 //     the rest stay on offer and do nothing, because nobody may disable anybody. Reclaim is
 //     not in the middle of a page when a gate closes (AwaitReclaim).
+//   - Rest. What is done after the machine has been at rest, by another call of Machine.Run, comes
+//     after all that was done before (sched.Choice.Run); to give it something to do is no step.
 //   - The end. A run that stops before everybody is through (an oops, a gate that is
 //     closed) is taken to have kept the others from acting: they are tried at the
 //     last decision.

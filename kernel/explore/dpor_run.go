@@ -38,6 +38,7 @@ type event struct {
 	obj     x86.ObjID
 	wants   bool // waits for the lock that it takes
 	drained bool // emptied its CPU's store buffer, which the buffer could have done before
+	rested  bool // the machine was at rest just before
 }
 
 // porRun is a strategy that makes the choices of a prefix, then avoids who sleeps, and
@@ -55,6 +56,7 @@ type porRun struct {
 	enabled []uint64 // who could act, by position
 	touches []x86.Touch
 	chosen  sched.Actor
+	run     uint64 // Choice.Run of the last decision
 	foot    *x86.Footprint
 	inner   sched.Strategy // who chooses, if not the run itself
 	closed  bool           // the gate was closed,
@@ -169,7 +171,10 @@ func (r *porRun) Pick(ch *sched.Choice) int {
 	}
 	switch {
 	case r.inner != nil:
-		pick = r.inner.Pick(ch)
+		if pick = r.inner.Pick(ch); pick == sched.Cut {
+			r.foot = nil // the last step has been entered
+			return pick
+		}
 	case n < len(r.prefix):
 		if pick < 0 {
 			r.err = fmt.Errorf("explore: the program did not repeat itself: actor %d cannot act at decision %d", r.prefix[n], n)
@@ -191,10 +196,12 @@ func (r *porRun) Pick(ch *sched.Choice) int {
 			return sched.Cut
 		}
 	}
+	rested := n > 0 && ch.Run != r.run
+	r.run = ch.Run
 	r.chosen = ch.Enabled[pick]
 	r.took(&r.chosen)
 	r.enabled = append(r.enabled, mask)
-	r.events = append(r.events, event{actor: r.actor(&r.chosen), op: r.chosen.Op, obj: r.chosen.Obj, wants: r.chosen.Wants && !r.chosen.Held})
+	r.events = append(r.events, event{actor: r.actor(&r.chosen), op: r.chosen.Op, obj: r.chosen.Obj, wants: r.chosen.Wants && !r.chosen.Held, rested: rested})
 	return pick
 }
 
@@ -224,6 +231,7 @@ type analysis struct {
 	where   [][]int32 // positions of each actor's steps
 	objects map[x86.ObjID]int32
 	lasts   []int32 // for each object, access and actor: 1 + index of the last such step
+	rest    []int32 // how many steps of each actor came before the machine was last at rest
 	pred    []int32 // scratch: 1 + index of the latest step of each actor that this one depends on
 	direct  []int32 // positions of races: the first step, the second
 	races   []race
@@ -267,6 +275,7 @@ func (r *porRun) finish(abrupt bool) {
 	clear(r.objects)
 	r.lasts = r.lasts[:0]
 	r.pred = append(r.pred[:0], make([]int32, r.actors)...)
+	r.rest = append(r.rest[:0], make([]int32, r.actors)...)
 	r.races, r.direct = r.races[:0], r.direct[:0]
 	for pos := range r.events {
 		r.order(pos, abrupt && pos == n-1)
@@ -323,8 +332,13 @@ func (r *porRun) order(pos int, last bool) {
 			pred[b] = int32(len(r.where[b]))
 		}
 	}
+	if e.rested {
+		for b := range r.rest {
+			r.rest[b] = int32(len(r.where[b]))
+		}
+	}
 	own := r.clock(pos)
-	clear(own)
+	copy(own, r.rest)
 	join := func(p int) {
 		for b, v := range r.clock(p) {
 			own[b] = max(own[b], v)

@@ -339,6 +339,130 @@ func TestIndependentStepsCommute(t *testing.T) {
 	}
 }
 
+// twice has a task of each CPU write a word, and when the machine has come to rest another one
+// that looks at the words, as a program is looked at for what it has left behind.
+func (y *toys) twice() explore.Target {
+	return explore.Target{Name: "twice", Policy: "none", Run: func(s sched.Strategy, o sched.Observer) explore.Observation {
+		return y.run(s, o, 3, func(m *sched.Machine) func(*explore.StateHash) (string, string) {
+			var w [3]x86.Word32
+			var obj [3]x86.ObjID
+			for cpu := range w {
+				obj[cpu] = m.NewObj(x86.ClassWord)
+				start(m, fmt.Sprint("writer", cpu), cpu, func(t *sched.Task) { w[cpu].Store(t.C, obj[cpu], 1) })
+			}
+			return func(h *explore.StateHash) (string, string) {
+				start(m, "reader", 0, func(t *sched.Task) {
+					for i := range w {
+						h.PutUint("word", uint64(w[i].Load(t.C, obj[i])))
+					}
+				})
+				m.Run()
+				return explore.Safe, ""
+			}
+		})
+	}}
+}
+
+// TestRestOrdersSteps: what is done after the machine has been at rest comes after all that was
+// done before, and giving it something to do is not part of whoever's step was the last.
+func TestRestOrdersSteps(t *testing.T) {
+	target := newToys().twice()
+	n, err := explore.CheckIndependence(target, 1, 60, 4)
+	assert.NoError(t, err)
+	assert.Greater(t, n, 40)
+	cut := exhaust(t, target, explore.ExhaustOptions{Preemptions: 1, Cut: true})
+	assert.EqualValues(t, 1, cut.Classes)
+	r := reduce(t, target, explore.ReduceOptions{})
+	assert.Equal(t, cut.FinalStates(), r.FinalStates())
+	assert.EqualValues(t, 1, r.Schedules+r.Blocked, "no step conflicts with one that could come before it")
+}
+
+// slowSpace is an address space whose switch takes two steps.
+type slowSpace struct{ obj x86.ObjID }
+
+func (s slowSpace) SwitchIn(c *x86.CPU) {
+	c.Point(x86.OpRMW, s.obj)
+	c.Point(x86.OpFence, 0)
+}
+func (s slowSpace) Lazy(*x86.CPU) {}
+
+// TestSwitchedOutIsSeen: a task may be woken or taken elsewhere as soon as its CPU has switched to
+// another one, which is steps after that other one was chosen: who looks for a CPU for it, or for a
+// task to take, depends on that step.
+func TestSwitchedOutIsSeen(t *testing.T) {
+	y := newToys()
+	target := func(sleeps bool) explore.Target {
+		return explore.Target{Name: "switch", Policy: "none", Run: func(s sched.Strategy, o sched.Observer) explore.Observation {
+			return y.run(s, o, 3, func(m *sched.Machine) func(*explore.StateHash) (string, string) {
+				task := func(name string, cpu int, fn func(*sched.Task)) *sched.Task {
+					t := m.NewTask(sched.TaskOptions{Name: name, CPU: cpu + 1, Ctx: slowSpace{m.NewObj(x86.ClassWord)}}, fn)
+					m.Start(nil, t)
+					return t
+				}
+				ran := -1
+				first := task("first", 0, func(t *sched.Task) {
+					if sleeps {
+						t.SetState(sched.TaskInterruptible)
+					}
+					t.Schedule()
+					ran = t.C.ID
+				})
+				task("other", 1, func(t *sched.Task) {
+					for range 3 {
+						t.Point(x86.OpYield, 0)
+					}
+					if sleeps {
+						m.Wake(t, first)
+					}
+				})
+				task("brief", 2, func(*sched.Task) {})
+				task("second", 0, func(t *sched.Task) {
+					for range 3 {
+						t.Point(x86.OpYield, 0)
+					}
+				})
+				return func(h *explore.StateHash) (string, string) {
+					h.PutUint("ran on", uint64(ran+1))
+					return explore.Safe, ""
+				}
+			})
+		}}
+	}
+	for _, sleeps := range []bool{false, true} {
+		_, err := explore.CheckIndependence(target(sleeps), 1, 300, 10)
+		assert.NoError(t, err, "%v", sleeps)
+	}
+}
+
+// TestEndlessRunsAreNotCompared: where a livelock is noticed, and what its report says, counts points,
+// so two that differ in the order of independent steps do not end alike.
+func TestEndlessRunsAreNotCompared(t *testing.T) {
+	y := newToys()
+	target := explore.Target{Name: "endless", Policy: "none", Run: func(s sched.Strategy, o sched.Observer) explore.Observation {
+		obs := y.run(s, o, 2, func(m *sched.Machine) func(*explore.StateHash) (string, string) {
+			var w x86.Word32
+			obj, other := m.NewObj(x86.ClassWord), m.NewObj(x86.ClassWord)
+			start(m, "waiter", 0, func(t *sched.Task) {
+				for w.Load(t.C, obj) == 0 {
+				}
+			})
+			start(m, "worker", 1, func(t *sched.Task) {
+				t.Point(x86.OpWrite, other)
+				t.Progress()
+			})
+			return func(*explore.StateHash) (string, string) { return explore.Safe, "" }
+		})
+		var h explore.StateHash
+		h.PutString("detail", obs.Detail)
+		obs.State = h.Sum()
+		return obs
+	}}
+	require.Equal(t, "livelock", target.Run(sched.NewRandom(1), nil).Verdict)
+	n, err := explore.CheckIndependence(target, 1, 5, 10)
+	assert.NoError(t, err)
+	assert.Zero(t, n)
+}
+
 // TestCutSeesWhatDFSSees compares the final states of a depth-first search with those of
 // one that stops where another schedule has been.
 func TestCutSeesWhatDFSSees(t *testing.T) {

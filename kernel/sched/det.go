@@ -57,6 +57,9 @@ type Choice struct {
 	Step uint64
 	// Last is the CPU that made the previous step, or -1.
 	Last int
+	// Run counts the calls of Machine.Run. Between two decisions of different runs the machine
+	// was at rest: what was done before that came before everything that is done after it.
+	Run uint64
 	// Enabled lists the actors, CPUs first, in a fixed order. Never empty.
 	Enabled []Actor
 	// Foot is what the previous step touched beside its operation. It must not be kept.

@@ -309,6 +309,7 @@ func (m *Machine) Run() *Result {
 	}
 	m.resultLock.Unlock()
 	m.stop.Store(false)
+	m.det1.choice.Run++
 	if m.det && m.opts.Watchdog == NoWatchdog {
 		m.runDet()
 	} else {
@@ -322,6 +323,9 @@ func (m *Machine) Run() *Result {
 			}
 		}()
 		m.wait(done)
+	}
+	if m.foot != nil && !m.det1.stalled {
+		m.foot.Over = true
 	}
 	if m.opts.TSO && !m.det1.stalled {
 		m.drainAll()

@@ -49,6 +49,7 @@ func (q *runQueue) pop() *Task {
 func (q *runQueue) steal() *Task {
 	var before *Task
 	for t := q.head; t != nil; before, t = t, t.next {
+		t.M.Touch(t.Obj(), x86.AccRead)
 		if t.preempted || t.onCPU.Load() {
 			continue
 		}

@@ -428,6 +428,9 @@ func (c *cpu) release() {
 		c.m.host.putCoro(p.co)
 		p.co = nil
 	}
+	if p != c.idle && !p.ended {
+		c.Touch(p.Obj(), x86.AccWrite) // from here on it may be woken, or stolen, elsewhere
+	}
 	p.onCPU.Store(false)
 }
 

@@ -128,7 +128,7 @@ func (m *Map) PutbackZone(t *sched.Task, pages []x86.PFN) {
 		t.WriteOf(z, "lru")
 		for ; len(pages) > 0 && n < len(back); pages = pages[1:] {
 			p := m.Page(pages[0])
-			if !m.Evictable(p) {
+			if !m.Evictable(t, p) {
 				z.lruLock.UnlockIRQRestore(t, off)
 				m.PutbackLRU(t, p)
 				off = z.lruLock.LockIRQSave(t)
@@ -171,7 +171,13 @@ func (m *Map) DeactivateZone(t *sched.Task, pages []x86.PFN) {
 
 // Evictable reports whether reclaim may take the page at all (page_evictable): it
 // may not while a locked VMA maps it.
-func (m *Map) Evictable(p *Page) bool { return !p.Has(Mlocked) }
+func (m *Map) Evictable(t *sched.Task, p *Page) bool { return !m.SeeFlag(t, p, Mlocked) }
+
+// SeeFlag is Has for who acts upon a flag that others may be changing: it tells a search so.
+func (m *Map) SeeFlag(t *sched.Task, p *Page, f Flag) bool {
+	t.C.Touch(x86.PageObj(m.PFN(p), x86.PageFlags), x86.AccRead)
+	return p.Has(f)
+}
 
 // FreeLocked frees a page that FreezeRefs has frozen and the caller has locked:
 // nobody else can have it, so nobody waits for the lock (__clear_page_locked).

@@ -257,7 +257,7 @@ func (m *Map) PutbackLRU(t *sched.Task, p *Page) {
 		if p.Has(Unevictable) {
 			m.ClearFlag(t, p, Unevictable)
 		}
-		if m.Evictable(p) {
+		if m.Evictable(t, p) {
 			l := baseLRU(flags)
 			if flags&(1<<Active) != 0 {
 				l += lruActive
@@ -274,7 +274,7 @@ func (m *Map) PutbackLRU(t *sched.Task, p *Page) {
 		m.AddToUnevictable(t, p)
 		// The mark may have been taken off while the page was on no list, by
 		// somebody who could not move it.
-		if !m.Evictable(p) || !m.IsolateLRU(t, p) {
+		if !m.Evictable(t, p) || !m.IsolateLRU(t, p) {
 			if !was {
 				t.C.Trace.Inc(trace.UnevictablePGsCulled)
 			}

@@ -38,7 +38,7 @@ func (d *director) Pick(ch *sched.Choice) int {
 	if !d.held {
 		return d.gate.Pick(ch)
 	}
-	d.ch.Step, d.ch.Last, d.ch.Foot = ch.Step, ch.Last, ch.Foot
+	d.ch.Step, d.ch.Last, d.ch.Run, d.ch.Foot = ch.Step, ch.Last, ch.Run, ch.Foot
 	d.ch.Enabled, d.index = d.ch.Enabled[:0], d.index[:0]
 	for i := range ch.Enabled {
 		if a := &ch.Enabled[i]; a.CPU >= 0 || a.Obj.Class() == x86.ClassTimer || a.Op == x86.OpReclaim {
