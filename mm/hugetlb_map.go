@@ -85,7 +85,9 @@ func (f *Fork) HugeCOWChild(e x86.PTE, cached *page.Page) ForkNext {
 	x := ts.fault()
 	*x = Fault{T: t, MM: f.Dst, VMA: f.DstVMA, Addr: f.Addr, Write: true, PTE: f.DstPTE, Orig: e, PTL: f.DstPTL}
 	x.Lock()
-	if !x.Same() { // truncated while the lock was dropped: the page may be gone
+	// Truncated while the lock was dropped? Then the page may be gone. Nobody but who holds the lock changes
+	// the entry of a child that does not run, so that the look needs no point of its own.
+	if x.PTE.Peek() != e {
 		x.Unlock()
 		ts.endFault()
 		t.C.Trace.Inc(trace.EmuForkRetries)
