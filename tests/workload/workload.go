@@ -436,17 +436,17 @@ func (w *Workload) Content(v Values) []byte {
 
 // readImage reads the part of a disk image that a workload will use.
 func readImage(path string, size int64) ([]byte, error) {
+	st, err := os.Stat(path) // and then open, which waits if it is a pipe
+	if err == nil && !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("disk image %s is not a plain file", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
+	if st, err = f.Stat(); err != nil {
 		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("disk image %s is not a plain file", path)
 	}
 	if st.Size() < size {
 		return nil, fmt.Errorf("disk image %s has %d bytes, the workload needs %d (make it larger, or ask for less with its parameters)", path, st.Size(), size)
