@@ -49,8 +49,11 @@ Exit codes: 0 if every claim has a verdict, 1 if an experiment could not be made
 	if !given(fs, "draw") {
 		*draw = len(ids) == 1
 	}
-	if *schedules == 0 || *limit == 0 || *workers < 0 {
-		return usagef("-schedules and -limit must be positive, and -workers not negative")
+	if *schedules == 0 || *limit == 0 {
+		return usagef("-schedules and -limit must be positive")
+	}
+	if err := checkWorkers(*workers); err != nil {
+		return err
 	}
 	if given(fs, "limit") && !*deep {
 		return usagef("-limit bounds the searches of -deep, which is not given")

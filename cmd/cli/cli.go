@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/scenarios"
@@ -81,9 +82,9 @@ func Main(policies []mm.Policy) int {
 	})
 }
 
-// process is run until an interrupt, with os.Args.
+// process is run until an interrupt, or the SIGTERM of timeout(1) and its like, with os.Args.
 func process(e *env) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // whoever interrupts twice does not want to wait
 	e.ctx = ctx
@@ -101,7 +102,12 @@ func terminal(f *os.File) bool {
 
 // run dispatches to a verb and turns its error into an exit code.
 func run(e *env, args []string) int {
+	out := &checkedWriter{w: e.stdout}
+	e.stdout = out
 	err := dispatch(e, args)
+	if err == nil {
+		err = out.err
+	}
 	var usage errUsage
 	switch {
 	case err == nil:
@@ -120,6 +126,22 @@ func run(e *env, args []string) int {
 	}
 	fmt.Fprintf(e.stderr, "cowlab: %v\n", err)
 	return exitFailed
+}
+
+// checkedWriter remembers the first error of a writer: what did not reach a full disk must
+// not look like a result.
+type checkedWriter struct {
+	w   io.Writer
+	err error
+}
+
+// Write implements io.Writer.
+func (c *checkedWriter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	if c.err == nil {
+		c.err = err
+	}
+	return n, err
 }
 
 func dispatch(e *env, args []string) error {

@@ -84,8 +84,11 @@ disks or look at the machine's state in a column, and dfs does not cut there.`,
 	if err := oneOf("format", *form, "text", "json"); err != nil {
 		return err
 	}
-	if *schedules < 0 || *workers < 0 || *duration < 0 {
-		return usagef("-schedules, -workers and -duration must not be negative")
+	if *schedules < 0 || *duration < 0 {
+		return usagef("-schedules and -duration must not be negative")
+	}
+	if err := checkWorkers(*workers); err != nil {
+		return err
 	}
 	if *preemptions < 0 || *preemptions > 100 {
 		return usagef("-preemptions is %d, must be 0 to 100", *preemptions)

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/cowlab/cowlab/kernel/explore"
 	"github.com/cowlab/cowlab/tests/workload"
 )
 
@@ -77,6 +78,24 @@ func defineParams(fs *flag.FlagSet, w *workload.Workload, small bool) params {
 		vals[p.Name] = fs.Int64(p.Name, def, usage)
 	}
 	return vals
+}
+
+// firstGiven returns the first of the flags that stood on the command line, "" if none did.
+func firstGiven(fs *flag.FlagSet, names ...string) string {
+	for _, name := range names {
+		if given(fs, name) {
+			return name
+		}
+	}
+	return ""
+}
+
+// checkWorkers checks what -workers says.
+func checkWorkers(n int) error {
+	if n < 0 || n > explore.MaxWorkers {
+		return usagef("-workers is %d, must be 1 to %d, or 0 for one for each core", n, explore.MaxWorkers)
+	}
+	return nil
 }
 
 // has reports whether a flag is a parameter.

@@ -152,7 +152,7 @@ func explainWorkload(e *env, w *workload.Workload) {
 	}
 	fmt.Fprintf(e.stdout, "  it needs: %s\n", promises(w.Requires(w.Values(true))))
 	if able != nil {
-		fmt.Fprintf(e.stdout, "  promised by %s\n", list(able))
+		fmt.Fprintln(e.stdout, wrapped("promised by "+list(able), "  "))
 	}
 	fmt.Fprintln(e.stdout, "\nParameters")
 	tw := tabwriter.NewWriter(e.stdout, 0, 8, 2, ' ', 0)

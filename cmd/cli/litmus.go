@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -56,8 +57,8 @@ nothing of a policy, if the condition is not true.`,
 	if *preemptions < -1 || *preemptions > 100 {
 		return usagef("-preemptions is %d, must be 0 to 100", *preemptions)
 	}
-	if *workers < 0 {
-		return usagef("-workers is %d, must not be negative", *workers)
+	if err := checkWorkers(*workers); err != nil {
+		return err
 	}
 	if *schedules > 1<<40 {
 		return usagef("-schedules is %d, must be at most %d", *schedules, 1<<40)
@@ -79,6 +80,7 @@ nothing of a policy, if the condition is not true.`,
 		}
 		return nil
 	}
+	e.warnExpects(chosen)
 	st := scenarios.Strategy{Schedules: *schedules, Seed: *seed, Exhaustive: *preemptions >= 0, Preemptions: max(*preemptions, 0), Workers: *workers}
 	if *shrink {
 		return e.shrinkScenarios(chosen, ps, st)
@@ -213,6 +215,23 @@ func chooseScenarios(names []string) ([]*scenarios.Scenario, error) {
 		out = append(out, s)
 	}
 	return out, nil
+}
+
+// warnExpects says which expect lines of files name no policy: a slip of the pen there would
+// not be noticed. It is no error, since the file may be meant for a command with more policies.
+func (e *env) warnExpects(all []*scenarios.Scenario) {
+	names := policyNames(e.policies)
+	for _, s := range all {
+		if s.File() == "" {
+			continue
+		}
+		for _, x := range s.Expects {
+			if n := x.Policy; !slices.Contains(names, n.Text) {
+				fmt.Fprintf(e.stderr, "cowlab: %s:%d:%d: there is no policy %q%s; this line expects nothing\n",
+					s.File(), n.Pos.Line, n.Pos.Col, n.Text, didYouMean(n.Text, names))
+			}
+		}
+	}
 }
 
 // findScenario looks a scenario up: a file if it is called like one, else a shipped one.

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -199,9 +200,14 @@ func TestInterrupt(t *testing.T) {
 		{"litmus", "litmus S7 -policies stock,pg_gup -schedules 60000", ` [1-9]\d*% stock on S7`, `Observation S7 Sometimes`},
 		{"replay", "replay @ -times 1000000000", `replay [1-9]\d* of 1000000000`, ``},
 		{"claims", "claims C15 C12 -deep -schedules 20", `% C12`, `(?m)^C15 +depends`},
+		{"terminated", "matrix -policies stock -workloads forkscrew -schedules 100000 -parallel 0", ` [1-9]\d*% stock on forkscrew`, `stock +lost-read`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			sig := os.Interrupt
+			if c.name == "terminated" { // as timeout(1) does
+				sig = syscall.SIGTERM
+			}
 			args := strings.Fields(c.args)
 			if i := slices.Index(args, "@"); i >= 0 {
 				args[i] = token(t)
@@ -220,7 +226,7 @@ func TestInterrupt(t *testing.T) {
 					break // it has ended
 				}
 				if at != nil && at.Match(said) {
-					require.NoError(t, cmd.Process.Signal(os.Interrupt))
+					require.NoError(t, cmd.Process.Signal(sig))
 					bound := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() }) // not an expectation
 					defer bound.Stop()
 					at = nil
@@ -244,6 +250,21 @@ func TestInterruptCow(t *testing.T) {
 	assert.Equal(t, exitFailed, run(e, []string{"cow", "-format", "json"}))
 	assert.JSONEq(t, `{"cells": []}`, stdout.String())
 	assert.Contains(t, stderr.String(), "cowlab: interrupted")
+}
+
+// fullDisk is a writer that has no room.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("no space left") }
+
+// What could not be written is a failure, whichever way a verb writes.
+func TestFullDisk(t *testing.T) {
+	for _, args := range []string{"version", "-h", "list", "explain stock", "run pin_fork -small", "run pin_fork -small -runs 2", "litmus S1 -policies stock -schedules 2", "claims -list"} {
+		e, _, stderr := newEnv()
+		e.stdout = fullDisk{}
+		assert.Equal(t, exitFailed, run(e, strings.Fields(args)), args)
+		assert.Equal(t, "cowlab: no space left\n", stderr.String(), args)
+	}
 }
 
 // token finds a token for forkscrew under stock.

@@ -65,14 +65,22 @@ Interrupted by Ctrl-C, it prints what was found so far and exits with 3.`, strin
 	if err := oneOf("format", *form, "text", "md", "json"); err != nil {
 		return err
 	}
-	if *schedules < 0 || *par < 0 || *workers < 0 {
-		return usagef("-schedules, -parallel and -workers must not be negative")
+	if *schedules < 0 || *par < 0 {
+		return usagef("-schedules and -parallel must not be negative")
+	}
+	if err := checkWorkers(*workers); err != nil {
+		return err
 	}
 	if *preemptions < -1 || *preemptions > 100 {
 		return usagef("-preemptions is %d, must be 0 to 100", *preemptions)
 	}
 	if *schedules == 0 && *par == 0 && *preemptions < 0 {
 		return usagef("-schedules 0 and -parallel 0 together leave nothing to run")
+	}
+	if *from != "" {
+		if name := firstGiven(fs, "schedules", "preemptions", "complete", "seed", "parallel", "workers"); name != "" {
+			return usagef("-%s is for a search, and -from runs nothing", name)
+		}
 	}
 	ps, err := e.choosePolicies(*policies)
 	if err != nil {

@@ -50,8 +50,8 @@ although it could have gone on.`,
 	if *times < 1 {
 		return usagef("-times is %d, must be at least 1", *times)
 	}
-	if *width < 0 {
-		return usagef("-width is %d, must not be negative", *width)
+	if *width < 0 || *width > maxWidth {
+		return usagef("-width is %d, must be 0 to %d", *width, maxWidth)
 	}
 	s, err := e.openSchedule(pos[0], *goOn, *upto)
 	if err != nil {
@@ -114,6 +114,9 @@ although it could have gone on.`,
 	}
 	return s.differs
 }
+
+// maxWidth bounds the columns of a diagram; more is a slip of the finger.
+const maxWidth = 10_000
 
 // showRun prints how the schedule was found and what a run of it saw.
 func (e *env) showRun(s *schedule, first explore.Observation, times int) {

@@ -77,6 +77,9 @@ func runRun(e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if name := firstGiven(fs, "strategy", "seed", "depth"); name != "" && o.Regime != sched.Free {
+		return usagef("-%s is for -regime free, and this is the %s one", name, o.Regime)
+	}
 	o.Values = w.Values(*f.small)
 	repeat := false
 	vals.read(fs, o.Values)

@@ -68,6 +68,9 @@ func (e *env) openSchedule(arg, goOn string, upto uint64) (*schedule, error) {
 			if data != nil {
 				return nil, usagef("%s is no bundle, no file of switches and no token: %v", file, err)
 			}
+			if !strings.HasPrefix(strings.TrimSpace(arg), "cl") {
+				err = fmt.Errorf("%w; and there is no file of that name", err)
+			}
 			return nil, usagef("%v", err)
 		}
 	}

@@ -31,6 +31,9 @@ The native column needs a C compiler; without one it says so.`)
 	if err := oneOf("stage", *stage, "foundation", "goal"); err != nil {
 		return err
 	}
+	if *pairs == 0 { // which means the default to package speed
+		return usagef("-pairs is 0, must be at least 1")
+	}
 	o := speed.Options{Pairs: *pairs, Stage: speed.FoundationStage}
 	if *stage == "goal" {
 		o.Stage = speed.FinalStage

@@ -25,8 +25,8 @@ type ReduceOptions struct {
 
 // Validate reports what is wrong with the options, naming the field and its limits.
 func (o *ReduceOptions) Validate() error {
-	if o.Workers < 0 || o.Workers > 4096 {
-		return fmt.Errorf("explore: Workers is %d, must be 1 to 4096", o.Workers)
+	if o.Workers < 0 || o.Workers > MaxWorkers {
+		return fmt.Errorf("explore: Workers is %d, must be 1 to %d", o.Workers, MaxWorkers)
 	}
 	return nil
 }

@@ -42,8 +42,8 @@ func (o *ExhaustOptions) Validate() error {
 	if o.Preemptions < 0 || o.Preemptions > 100 {
 		return fmt.Errorf("explore: Preemptions is %d, must be 0 to 100", o.Preemptions)
 	}
-	if o.Workers < 0 || o.Workers > 4096 {
-		return fmt.Errorf("explore: Workers is %d, must be 1 to 4096", o.Workers)
+	if o.Workers < 0 || o.Workers > MaxWorkers {
+		return fmt.Errorf("explore: Workers is %d, must be 1 to %d", o.Workers, MaxWorkers)
 	}
 	return nil
 }

@@ -55,6 +55,9 @@ type Options struct {
 	Clock func() time.Duration
 }
 
+// MaxWorkers bounds the host threads of a search.
+const MaxWorkers = 4096
+
 // Validate reports what is wrong with the options, naming the field and its limits.
 func (o *Options) Validate() error {
 	switch o.Mode {
@@ -65,8 +68,8 @@ func (o *Options) Validate() error {
 	if o.PCTDepth < 0 || o.PCTDepth > MaxDepth {
 		return fmt.Errorf("explore: PCTDepth is %d, must be 1 to %d", o.PCTDepth, MaxDepth)
 	}
-	if o.Workers < 0 || o.Workers > 4096 {
-		return fmt.Errorf("explore: Workers is %d, must be 1 to 4096", o.Workers)
+	if o.Workers < 0 || o.Workers > MaxWorkers {
+		return fmt.Errorf("explore: Workers is %d, must be 1 to %d", o.Workers, MaxWorkers)
 	}
 	return nil
 }

@@ -129,10 +129,11 @@ func Run(ctx context.Context, o Options) (*Table, error) {
 				break
 			}
 			ns, err := ForkLatency(p, hosts)
-			if err != nil {
-				return t, err
+			r := Row{Policy: p.Name(), ForkNS: ns, Groups: groups[p.Name()]}
+			if err != nil { // the cells have been searched all the same
+				r.Failed = err.Error()
 			}
-			t.Rows = append(t.Rows, Row{Policy: p.Name(), ForkNS: ns, Groups: groups[p.Name()]})
+			t.Rows = append(t.Rows, r)
 		}
 	}
 	if !o.Costs {

@@ -102,7 +102,7 @@ func (t *Table) WriteCostsMarkdown(w io.Writer) error {
 	groups := t.groups()
 	lines := [][]string{append([]string{"policy", "fork, us"}, groups...)}
 	for _, r := range t.Rows {
-		line := []string{"`" + r.Policy + "`", fmt.Sprintf("%.1f", float64(r.ForkNS)/1000)}
+		line := []string{"`" + r.Policy + "`", r.fork("")}
 		for _, g := range groups {
 			copies, percent := t.more(r.Policy, g)
 			if r.Policy == plain {

@@ -39,8 +39,18 @@ type Row struct {
 	// ForkNS is how long fork takes while an asynchronous direct read of a device that
 	// takes a millisecond is in flight.
 	ForkNS uint64 `json:"fork_ns"`
+	// Failed says why ForkNS could not be measured: the policy's fork, or the read, did not end.
+	Failed string `json:"failed,omitempty"`
 	// Groups are what the groups' columns take under it.
 	Groups map[string]GroupCosts `json:"groups,omitempty"`
+}
+
+// fork is ForkNS in microseconds, with the unit behind it.
+func (r *Row) fork(unit string) string {
+	if r.Failed != "" {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f%s", float64(r.ForkNS)/1000, unit)
 }
 
 // costStepLimit is when a run that makes no progress is given up, in points.

@@ -3,6 +3,7 @@ package matrix_test
 import (
 	"bytes"
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -132,6 +133,31 @@ func TestExtraMemory(t *testing.T) {
 	none := storm(policy.Stock{}, "pins=1,forks=1")
 	assert.Equal(t, none+1, storm(policy.PGDontCOW{}, "pins=1,forks=1"), "the page that is pinned")
 	assert.Equal(t, none+3, storm(policy.VMDontCOW{}, "pins=1,forks=1"), "all three of the vma")
+}
+
+// noFork is a policy whose fork panics.
+type noFork struct{ mm.Stock }
+
+func (noFork) Name() string                 { return "no_fork" }
+func (noFork) Hooks() mm.HookSet            { return mm.HookForkPTE }
+func (noFork) ForkPTE(*mm.Fork) mm.ForkNext { panic("not written yet") }
+
+// A policy under which fork does not end costs the table that figure, and not the table.
+func TestForkLatencyFails(t *testing.T) {
+	table, err := matrix.Run(t.Context(), matrix.Options{
+		Policies: []mm.Policy{noFork{}, policy.Stock{}}, Workloads: []*workload.Workload{workload.Lookup("readonly_buffer")},
+		Groups: []string{workload.Liveness}, Schedules: 1, Costs: true,
+	})
+	require.NoError(t, err)
+	require.Len(t, table.Rows, 2)
+	assert.Contains(t, table.Rows[0].Failed, "not written yet")
+	assert.Empty(t, table.Rows[1].Failed)
+	var text, md strings.Builder
+	require.NoError(t, table.WriteText(&text, true))
+	assert.Regexp(t, `(?m)^no_fork +-$`, text.String())
+	assert.Regexp(t, `(?m)^stock +[0-9.]+ us$`, text.String())
+	require.NoError(t, table.WriteCostsMarkdown(&md))
+	assert.Contains(t, md.String(), "| `no_fork` | - |")
 }
 
 // TestForkLatency: behind a lock that is held until the I/O is complete fork waits for the

@@ -60,7 +60,7 @@ func (t *Table) printCosts(p *printer) {
 	}
 	lines := [][]string{{"POLICY", "FORK"}}
 	for _, r := range t.Rows {
-		lines = append(lines, []string{r.Policy, fmt.Sprintf("%.1f us", float64(r.ForkNS)/1000)})
+		lines = append(lines, []string{r.Policy, r.fork(" us")})
 	}
 	p.line("fork with a direct read of 1 ms in flight")
 	widths := widthsOf(lines)
@@ -109,7 +109,7 @@ func (t *Table) costSums() map[string]string {
 		}
 		for _, r := range t.Rows {
 			if r.Policy == p {
-				words = append(words, fmt.Sprintf("fork %.1fus", float64(r.ForkNS)/1000))
+				words = append(words, "fork "+r.fork("us"))
 			}
 		}
 		out[p] = strings.Join(words, " ")

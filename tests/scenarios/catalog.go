@@ -51,19 +51,22 @@ func All() ([]*Scenario, error) {
 	return all, nil
 }
 
+// File is the path of the host's file that a scenario was read from, empty if it ships.
+func (s *Scenario) File() string { return s.path }
+
 // Load returns the scenario in a file of the host. Its name, in tokens, is the path.
 func Load(path string) (*Scenario, error) {
+	st, err := os.Stat(path) // and then open, which waits if it is a pipe
+	if err == nil && (st.Size() > maxText || !st.Mode().IsRegular()) {
+		return nil, fmt.Errorf("%s is no scenario: expected a plain file of at most %d bytes", path, maxText)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
+	if st, err = f.Stat(); err != nil {
 		return nil, err
-	}
-	if st.Size() > maxText || !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no scenario: expected a plain file of at most %d bytes", path, maxText)
 	}
 	text := make([]byte, st.Size())
 	if _, err := f.Read(text); err != nil && st.Size() > 0 {

@@ -449,6 +449,11 @@ func (c *checker) condition() error {
 			err = c.term(t, nil)
 		}
 	})
+	eachCompare(c.s.Cond.Expr, func(x *Compare) {
+		if err == nil {
+			err = c.s.byteRange(x)
+		}
+	})
 	for _, t := range c.s.Show {
 		if err == nil {
 			err = c.term(t, nil)
@@ -517,21 +522,41 @@ func (c *checker) term(t *Term, col *Column) error {
 
 // eachTerm calls fn for the terms of an expression, from left to right.
 func eachTerm(e Expr, fn func(*Term)) {
+	eachCompare(e, func(c *Compare) {
+		fn(c.X)
+		if c.Y != nil {
+			fn(c.Y)
+		}
+	})
+}
+
+// eachCompare calls fn for the comparisons of an expression, from left to right.
+func eachCompare(e Expr, fn func(*Compare)) {
 	switch e := e.(type) {
 	case *And:
-		eachTerm(e.X, fn)
-		eachTerm(e.Y, fn)
+		eachCompare(e.X, fn)
+		eachCompare(e.Y, fn)
 	case *Or:
-		eachTerm(e.X, fn)
-		eachTerm(e.Y, fn)
+		eachCompare(e.X, fn)
+		eachCompare(e.Y, fn)
 	case *Not:
-		eachTerm(e.X, fn)
+		eachCompare(e.X, fn)
 	case *Compare:
-		fn(e.X)
-		if e.Y != nil {
-			fn(e.Y)
+		fn(e)
+	}
+}
+
+// byteRange rejects comparisons of a byte with what no byte can be: they ask nothing.
+func (s *Scenario) byteRange(c *Compare) error {
+	if c.Y == nil {
+		return nil
+	}
+	for _, t := range [][2]*Term{{c.X, c.Y}, {c.Y, c.X}} {
+		if n := t[1].Number; t[0].Place != nil && n != nil && (n.N < 0 || n.N > 255) {
+			return s.errorf(n.Pos, "%s is no byte, expected 0 to 255", n.Text)
 		}
 	}
+	return nil
 }
 
 // keys returns the keys of a map in order.

@@ -92,6 +92,9 @@
 //	show TERM, TERM                              what states show besides
 //	expect POLICY never|sometimes|always [VERDICT...]
 //
+// A scenario has at most 8 columns, 64 rows, 16 mappings and 128 pages; a machine at most 8 CPUs,
+// 64M of memory, 1M of disk and 1M of swap. What needs more is a Go test (package vmtest).
+//
 // A machine with "tso" has the store buffers of x86: when a store can be seen is one more choice of the
 // search. Pages of 2 MiB are asked for by "huge"; name a byte of them, not the whole.
 //

@@ -243,6 +243,7 @@ func (p *parser) machine() error {
 		name string
 		v    *int64
 	}{{"cpus", &m.CPUs}, {"memory", &m.Memory}, {"disk", &m.Disk}, {"swap", &m.Swap}, {"huge", &m.Huge}, {"reclaim", &m.Reclaim}}
+	seen := map[string]bool{}
 	for n := 0; p.peek().kind == tokWord || n == 0; n++ {
 		switch {
 		case p.accept("ksm"):
@@ -261,6 +262,10 @@ func (p *parser) machine() error {
 		if i < 0 {
 			return p.expected(`"cpus=", "memory=", "disk=", "swap=", "huge=", "reclaim=", "ksm" or "tso"`)
 		}
+		if seen[fields[i].name] {
+			return p.errorf(p.peek().pos, "%s stands here for the second time, expected it once", fields[i].name)
+		}
+		seen[fields[i].name] = true
 		p.next()
 		if !p.accept("=") {
 			return p.expected(`"=" and a number`)
@@ -569,6 +574,10 @@ func (p *parser) assignment(op *Op) error {
 	}
 	if !p.accept("=") {
 		if left.form == whole && left.Column == "" {
+			switch Quant(left.Name) {
+			case Never, Sometimes, Always:
+				return p.errorf(left.Pos, "found %q among the rows, expected \";\" at the end of the row before it", left.Name)
+			}
 			return p.errorf(left.Pos, "%q is no operation, expected one (%s, dma, poke) or \"=\" after it", left.Name, strings.Join(verbNames(), ", "))
 		}
 		return p.expected(`"=" and the byte to store`)

@@ -217,7 +217,7 @@ func (l *lexer) number() (token, error) {
 	t.text = s[:n]
 	v, ok := parseNumber(t.text)
 	if !ok {
-		return t, l.errorf(l.pos, "%s is no number; expected one like 512, 0x200, 4K, or an error like -EIO", shorten(fmt.Sprintf("%q", t.text)))
+		return t, l.errorf(l.pos, "%s is no number; expected one like 512, 0x200, 4K, up to 0x%x, or an error like -EIO", shorten(fmt.Sprintf("%q", t.text)), int64(maxNumber))
 	}
 	t.num = v
 	l.step(n)

@@ -38,6 +38,9 @@ func dmaThread() *Workload {
 			if v["filesize"]%v["readsize"] != 0 {
 				return fmt.Errorf("dma_thread: filesize %d must be a multiple of readsize %d", v["filesize"], v["readsize"])
 			}
+			if v["files"] > dmaThreadDisk/v["filesize"] {
+				return fmt.Errorf("dma_thread: %d files of %d bytes are more than the disk may have, %d", v["files"], v["filesize"], dmaThreadDisk)
+			}
 			return nil
 		},
 		Needs:  mm.Forward,
@@ -57,6 +60,9 @@ func dmaThread() *Workload {
 		Main: dmaThreadMain,
 	}, func(v Values) int64 { return v["readsize"]>>x86.PageShift + 1 }, "huge=1,a=0")
 }
+
+// dmaThreadDisk bounds all files together: the host holds them in memory, twice.
+const dmaThreadDisk = 1 << 30
 
 // pattern is what dma_thread fills its buffer with before each round.
 const pattern = 0xfa

@@ -131,7 +131,8 @@ type Options struct {
 	CheckRaces bool
 	// TSO is kernel.Options'; the parameter "tso" turns it on as well.
 	TSO bool
-	// StepLimit bounds a deterministic run; zero means 200,000 in the Free regime.
+	// StepLimit bounds a deterministic run; zero means 200,000 in the Free regime for the small
+	// form, and 100 million for others.
 	StepLimit uint64
 	// Booted is called with the machine before it runs: to stop it from outside, or
 	// to look at it.
@@ -371,6 +372,9 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 	}
 	if o.StepLimit == 0 && o.Regime == sched.Free {
 		o.StepLimit = 200_000
+		if !o.Small {
+			o.StepLimit = 100_000_000 // a default size takes some millions
+		}
 	}
 	if err := w.CheckRegime(o.Values, o.Regime); err != nil {
 		return nil, kernel.Options{}, err
@@ -432,17 +436,17 @@ func (w *Workload) Content(v Values) []byte {
 
 // readImage reads the part of a disk image that a workload will use.
 func readImage(path string, size int64) ([]byte, error) {
+	st, err := os.Stat(path) // and then open, which waits if it is a pipe
+	if err == nil && !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("disk image %s is not a plain file", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
+	if st, err = f.Stat(); err != nil {
 		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("disk image %s is not a plain file", path)
 	}
 	if st.Size() < size {
 		return nil, fmt.Errorf("disk image %s has %d bytes, the workload needs %d (make it larger, or ask for less with its parameters)", path, st.Size(), size)
