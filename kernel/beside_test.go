@@ -26,11 +26,12 @@ func beside(t *testing.T, o Options, fn func(*Thread)) {
 }
 
 // Fork copies what belongs to the process without its mmap_sem, while a thread changes it.
-func TestForkBesideSetrlimit(t *testing.T) {
+func forkBeside(t *testing.T, change func(c *Thread, i uint64)) {
+	t.Helper()
 	beside(t, Options{CPUs: 2}, func(th *Thread) {
-		other := th.Go("setrlimit", func(c *Thread) {
+		other := th.Go("other", func(c *Thread) {
 			for i := range uint64(300) {
-				assert.NoError(t, c.Setrlimit(RlimitAS, 1<<40+i, mm.RlimInfinity))
+				change(c, i)
 			}
 		})
 		for range 30 {
@@ -43,21 +44,12 @@ func TestForkBesideSetrlimit(t *testing.T) {
 	})
 }
 
+func TestForkBesideSetrlimit(t *testing.T) {
+	forkBeside(t, func(c *Thread, i uint64) { assert.NoError(t, c.Setrlimit(RlimitAS, 1<<40+i, mm.RlimInfinity)) })
+}
+
 func TestForkBesideBrk(t *testing.T) {
-	beside(t, Options{CPUs: 2}, func(th *Thread) {
-		other := th.Go("brk", func(c *Thread) {
-			for i := range uint64(300) {
-				c.Brk(heapStart + i)
-			}
-		})
-		for range 30 {
-			pid, err := th.Fork(func(*Thread) {})
-			require.NoError(t, err)
-			_, _, err = th.Wait(pid)
-			require.NoError(t, err)
-		}
-		require.NoError(t, th.Join(other))
-	})
+	forkBeside(t, func(c *Thread, i uint64) { c.Brk(heapStart + i) })
 }
 
 // The threads of a child of vfork end at the same time.
