@@ -52,7 +52,7 @@ func (s *System) endRequest(t *sched.Task, r *request) {
 	}
 	q.lock.Lock(t)
 	q.inFlight--
-	q.account(r.dir, -1)
+	q.account(t, r.dir, -1)
 	ended := r.dir == Write && int(q.allocated[Write].Peek()) < max(1, q.maxRequests-q.maxRequests/8-q.maxRequests/16-1)
 	s.freeRequest(t, r)
 	q.run(t)

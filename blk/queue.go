@@ -69,10 +69,10 @@ func (q *requestQueue) makeRequest(t *sched.Task, b *Bio) {
 		for int(q.allocated[b.Dir].Peek()) >= q.maxRequests {
 			q.waitRequest(t, b.Dir)
 		}
-		q.account(b.Dir, 1)
+		q.account(t, b.Dir, 1)
 		r := q.dev.sys.allocRequest(t, q.dev, b)
 		if q.head == nil && !q.nonrot {
-			q.plugged.Poke(1)
+			q.setPlugged(t, 1)
 		}
 		q.insert(r)
 	}
@@ -87,12 +87,29 @@ func (q *requestQueue) makeRequest(t *sched.Task, b *Bio) {
 func (q *requestQueue) waitRequest(t *sched.Task, d Dir) {
 	q.unplug(t)
 	q.lock.UnlockIRQ(t)
-	q.wait.WaitEvent(t, func() bool { return int(q.allocated[d].Peek()) < q.maxRequests })
+	q.wait.WaitEvent(t, func() bool {
+		t.C.Touch(q.allocatedObj(), x86.AccRead)
+		return int(q.allocated[d].Peek()) < q.maxRequests
+	})
 	q.lock.LockIRQ(t)
 }
 
 // account counts requests of a direction. The queue lock is held.
-func (q *requestQueue) account(d Dir, n int32) { q.allocated[d].Poke(q.allocated[d].Peek() + n) }
+func (q *requestQueue) account(t *sched.Task, d Dir, n int32) {
+	t.C.Touch(q.allocatedObj(), x86.AccAdd)
+	q.allocated[d].Poke(q.allocated[d].Peek() + n)
+}
+
+// allocatedObj names allocated, which waitRequest looks at without the lock.
+func (q *requestQueue) allocatedObj() x86.ObjID { return q.plugObj | 1<<40 }
+
+// setPlugged sets or removes the plug, which Unplug looks at without the lock. The queue lock is held.
+func (q *requestQueue) setPlugged(t *sched.Task, to int32) {
+	if q.plugged.Peek() != to {
+		t.C.Touch(q.plugObj, x86.AccWrite)
+		q.plugged.Poke(to)
+	}
+}
 
 // insert appends a request (noop_add_request).
 func (q *requestQueue) insert(r *request) {
@@ -197,7 +214,7 @@ func (q *requestQueue) attemptMerge(t *sched.Task, r, next *request) bool {
 	r.segs += next.segs
 	q.remove(next)
 	q.lastMerge = r
-	q.account(next.dir, -1)
+	q.account(t, next.dir, -1)
 	q.dev.sys.freeRequest(t, next)
 	t.C.Trace.Inc(trace.EmuBioMerges)
 	return true
@@ -210,7 +227,7 @@ func (q *requestQueue) attemptMerge(t *sched.Task, r, next *request) bool {
 //   - the queue lock is held
 func (q *requestQueue) unplug(t *sched.Task) {
 	q.lock.AssertHeld(t)
-	q.plugged.Poke(0)
+	q.setPlugged(t, 0)
 	q.run(t)
 }
 

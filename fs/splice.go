@@ -30,12 +30,14 @@ type spliced struct {
 	pin  mm.PinUser
 	kind mm.PinKind
 	left x86.Word64 // pages not yet put. The tool's, not the machine's.
+	obj  x86.ObjID  // names left; immutable
 }
 
 // putSpliced gives a page back that get_user_pages found for a vmsplice
 // (page_cache_pipe_buf_release, spd_release_page). The last one ends the operation.
 func (s *System) putSpliced(t *sched.Task, u *spliced, p *page.Page) {
 	s.mem.put(t, p, u.kind)
+	t.C.Touch(u.obj, x86.AccWrite)
 	if u.left.RawAdd(^uint64(0)) == 0 {
 		s.policy.p.PinEnd(t, &u.pin)
 	}
@@ -69,7 +71,7 @@ type piece struct{ off, len uint32 }
 // vmspliceToPipe is vmsplice_to_pipe.
 func (p *Pipe) vmspliceToPipe(t *sched.Task, iov []IOVec, flags SpliceFlags) (int64, error) {
 	s := p.inode.FS
-	u := &spliced{kind: s.policy.vmsplice}
+	u := &spliced{kind: s.policy.vmsplice, obj: p.inode.obj | 1<<40}
 	u.pin = mm.PinUser{T: t, MM: s.mem.currentMM(t), Kind: mm.UserVmsplice, Async: true}
 	for _, v := range iov {
 		u.pin.Ranges = append(u.pin.Ranges, mm.Range{Addr: v.Base, Len: v.Len})

@@ -165,7 +165,10 @@ func (d *DeviceMap) fault(task *sched.Task, off uint64, write bool, seq uint64) 
 	d.lock.Unlock(task)
 	s.PutUserPage(task, pages[0], mm.PinGet)
 	if busy {
-		d.idle.WaitEvent(task, func() bool { return d.count.Peek() == 0 })
+		d.idle.WaitEvent(task, func() bool {
+			task.C.Touch(d.countObj(), x86.AccRead)
+			return d.count.Peek() == 0
+		})
 	}
 	return nil
 }
@@ -215,6 +218,7 @@ func (d *DeviceMap) invalidatePage(t *sched.Task, _ *mm.MM, addr uint64) {
 
 func (d *DeviceMap) rangeStart(t *sched.Task, _ *mm.MM, start, end uint64) {
 	d.lock.Lock(t)
+	t.C.Touch(d.countObj(), x86.AccAdd)
 	d.count.RawAdd(1)
 	d.drop(start, end)
 	d.lock.Unlock(t)
@@ -223,12 +227,16 @@ func (d *DeviceMap) rangeStart(t *sched.Task, _ *mm.MM, start, end uint64) {
 func (d *DeviceMap) rangeEnd(t *sched.Task, _ *mm.MM, _, _ uint64) {
 	d.lock.Lock(t)
 	d.seq++
+	t.C.Touch(d.countObj(), x86.AccAdd)
 	n := d.count.RawAdd(-1)
 	d.lock.Unlock(t)
 	switch {
 	case n < 0:
 		t.Oops("mmu notifier: more ends of invalidations than starts")
-	case n == 0 && !d.idle.Empty():
+	case n == 0 && d.idle.Active(t.C):
 		d.idle.Wake(t)
 	}
 }
+
+// countObj names count, which who waits for idle looks at without the lock.
+func (d *DeviceMap) countObj() x86.ObjID { return d.idle.Obj() | 1<<40 }

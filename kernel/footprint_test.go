@@ -132,3 +132,137 @@ func TestLooksAndChangesAreTouched(t *testing.T) {
 	assert.GreaterOrEqual(t, l[mapped][x86.AccWrite], 2, "mapped, and unmapped")
 	atRest(t, m)
 }
+
+// touched counts what steps touch besides their operations.
+type touched map[x86.Touch]int
+
+func (touched) Begin(int) {}
+
+func (d touched) Pick(ch *sched.Choice) int {
+	for _, t := range ch.Foot.Touches {
+		d[t]++
+	}
+	return explore.Default(ch)
+}
+
+// numbered is the object with the given number of what a machine has one of, as mm numbers them.
+func numbered(n uint64) x86.ObjID { return x86.Obj(x86.ClassWord, 1<<44|n) }
+
+// TestWordsOfTheMachineAreTouched: both sides of what one CPU changes without a point and another looks at,
+// or adds to and looks at the sum.
+func TestWordsOfTheMachineAreTouched(t *testing.T) {
+	const zero, promised, swapped = 1, 2, 3
+	on := func(o Options, before func(*Machine), fn func(*Thread)) touched {
+		d := touched{}
+		o.CPUs, o.Regime, o.NoStack, o.Strategy = 2, sched.Free, true, d
+		m := boot(t, o)
+		if before != nil {
+			before(m)
+		}
+		require.NoError(t, m.Run(fn).Err())
+		return d
+	}
+	maps := func(th *Thread) { require.NoError(t, th.Munmap(th.MustMmap(x86.PageSize), x86.PageSize)) }
+
+	d := on(Options{}, nil, maps)
+	assert.Positive(t, d[x86.Touch{Obj: numbered(promised), How: x86.AccAdd}], "promised, and taken back")
+	assert.Zero(t, d[x86.Touch{Obj: numbered(promised), How: x86.AccWrite}], "nobody asks for the sum")
+	d = on(Options{}, func(m *Machine) { m.MM().SetOvercommit(mm.OvercommitNever, 90) }, maps)
+	assert.Positive(t, d[x86.Touch{Obj: numbered(promised), How: x86.AccWrite}], "the sum is asked for")
+	assert.Positive(t, d[x86.Touch{Obj: numbered(promised), How: x86.AccAdd}], "taken back")
+
+	d = on(Options{}, nil, func(th *Thread) {
+		require.NoError(t, th.Kernel(func(task *sched.Task) error {
+			th.m.sys.ZeroPage(task)
+			th.m.sys.ZeroPage(task)
+			return nil
+		}))
+	})
+	assert.Equal(t, 1, d[x86.Touch{Obj: numbered(zero), How: x86.AccWrite}], "made once")
+	assert.Positive(t, d[x86.Touch{Obj: numbered(zero), How: x86.AccRead}])
+
+	d = on(withSwapDisk(Options{}, 64), nil, func(th *Thread) {
+		require.NoError(t, th.Swapon(swapDev, 0))
+		require.NoError(t, th.Kernel(func(task *sched.Task) error {
+			th.m.sys.DropSwapCache(task)
+			return nil
+		}))
+	})
+	assert.Positive(t, d[x86.Touch{Obj: numbered(swapped), How: x86.AccWrite}])
+	assert.Positive(t, d[x86.Touch{Obj: numbered(swapped), How: x86.AccRead}])
+}
+
+// TestInvalidationsAreTouched: who waits for the end of invalidations looks at their number without the
+// lock under which it changes.
+func TestInvalidationsAreTouched(t *testing.T) {
+	d := touched{}
+	m := boot(t, Options{CPUs: 2, Regime: sched.Free, NoStack: true, Strategy: d})
+	var dm *DeviceMap
+	require.NoError(t, m.Run(func(th *Thread) {
+		at := th.MustMmap(x86.PageSize)
+		var err error
+		dm, err = th.MapDevice(at, x86.PageSize)
+		require.NoError(t, err)
+		require.NoError(t, th.Kernel(func(task *sched.Task) error {
+			dm.rangeStart(task, nil, at, at+x86.PageSize)
+			return nil
+		}))
+		other := th.Go("device", func(th *Thread) { require.NoError(t, devStore(th, dm, 0, 1)) })
+		require.NoError(t, th.Nanosleep(1_000_000))
+		require.NoError(t, th.Kernel(func(task *sched.Task) error {
+			dm.rangeEnd(task, nil, at, at+x86.PageSize)
+			return nil
+		}))
+		require.NoError(t, th.Join(other))
+		require.NoError(t, th.UnmapDevice(dm))
+	}).Err())
+	assert.Positive(t, d[x86.Touch{Obj: dm.countObj(), How: x86.AccRead}])
+	assert.GreaterOrEqual(t, d[x86.Touch{Obj: dm.countObj(), How: x86.AccAdd}], 2)
+	assert.Positive(t, d[x86.Touch{Obj: dm.idle.Obj(), How: x86.AccRead}], "whether anybody waits")
+}
+
+// TestKSMRunIsTouched: ksmd looks without the mutex at whether it is to run.
+func TestKSMRunIsTouched(t *testing.T) {
+	d := touched{}
+	m := boot(t, Options{CPUs: 2, Regime: sched.Free, NoStack: true, Strategy: d, KSM: true})
+	require.NoError(t, m.Run(func(th *Thread) {
+		require.NoError(t, th.KSMRun(mm.KSMRunMerge))
+		require.NoError(t, th.Nanosleep(1_000_000))
+		mergeable(t, th, 1, 1)
+		require.NoError(t, th.KSMRun(mm.KSMRunStop))
+	}).Err())
+	how, waits := map[x86.Access]int{}, 0
+	for to, n := range d {
+		if to.Obj.Class() == x86.ClassWait && to.Obj.ID()>>40 == 1 {
+			how[to.How] += n
+			waits = d[x86.Touch{Obj: to.Obj &^ (1 << 40), How: x86.AccRead}]
+		}
+	}
+	assert.Equal(t, 1, waits, "whether ksmd waits, when there is something to scan")
+	assert.Positive(t, how[x86.AccRead])
+	assert.GreaterOrEqual(t, how[x86.AccWrite], 2)
+}
+
+// TestSplicedPagesAreTouched: whoever puts the last page of a vmsplice ends it.
+func TestSplicedPagesAreTouched(t *testing.T) {
+	d := touched{}
+	m := boot(t, Options{CPUs: 1, Regime: sched.Free, NoStack: true, Strategy: d})
+	require.NoError(t, m.Run(func(th *Thread) {
+		at := th.MustMmap(2 * x86.PageSize)
+		th.Fill(at, 2*x86.PageSize, 1)
+		r, w, err := th.Pipe()
+		require.NoError(t, err)
+		n, err := th.Vmsplice(w, at, 2*x86.PageSize, 0)
+		require.NoError(t, err)
+		require.Equal(t, 2*x86.PageSize, n)
+		require.NoError(t, th.Close(r))
+		require.NoError(t, th.Close(w))
+	}).Err())
+	n := 0
+	for to, k := range d {
+		if to.Obj.Class() == x86.ClassWord && to.Obj.ID()>>40 == 1 && to.How == x86.AccWrite {
+			n += k
+		}
+	}
+	assert.Equal(t, 2, n)
+}

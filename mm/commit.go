@@ -62,6 +62,11 @@ func (s *System) commitRAM() uint64 {
 func (s *System) vmEnoughMemory(m *MM, pages uint64) error {
 	c := &s.commit
 	root := m == nil || !m.Limits.Unprivileged
+	how := x86.AccAdd
+	if c.mode == OvercommitNever {
+		how = x86.AccWrite // the sum is looked at
+	}
+	s.M.Touch(commitObj, how)
 	total := c.pages.RawAdd(pages)
 	switch c.mode {
 	case OvercommitAlways:
@@ -107,4 +112,10 @@ func forRoot(root bool, n uint64) uint64 {
 }
 
 // vmUnacctMemory takes a promise back (vm_unacct_memory).
-func (s *System) vmUnacctMemory(pages uint64) { s.commit.pages.RawAdd(-pages) }
+func (s *System) vmUnacctMemory(pages uint64) {
+	s.M.Touch(commitObj, x86.AccAdd)
+	s.commit.pages.RawAdd(-pages)
+}
+
+// commitObj names the sum of all promises.
+const commitObj = x86.ObjID(x86.ClassWord)<<56 | 1<<44 | 2

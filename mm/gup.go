@@ -316,10 +316,14 @@ func (s *System) PutUserPages(t *sched.Task, pages []*page.Page, kind PinKind) {
 	}
 }
 
+// zeroObj names the word that says where ZERO_PAGE is.
+const zeroObj = x86.ObjID(x86.ClassWord)<<56 | 1<<44 | 1
+
 // ZeroPage returns ZERO_PAGE, a reserved page of zeroes that is never freed, with
 // no reference for the caller; nil if there is no memory for it. It is made when
 // first asked for.
 func (s *System) ZeroPage(t *sched.Task) *page.Page {
+	t.C.Touch(zeroObj, x86.AccRead)
 	if pfn := s.anon.zero.Peek(); pfn != 0 {
 		return s.Pages.Page(x86.PFN(pfn))
 	}
@@ -332,6 +336,7 @@ func (s *System) makeZeroPage(t *sched.Task) *page.Page {
 	if p == nil {
 		return nil
 	}
+	t.C.Touch(zeroObj, x86.AccWrite)
 	if !s.anon.zero.RawCAS(0, uint64(s.Pages.PFN(p))) {
 		s.Pages.Put(t, p) // somebody was faster
 		return s.Pages.Page(x86.PFN(s.anon.zero.Peek()))

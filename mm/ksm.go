@@ -173,9 +173,11 @@ func (s *System) KSMRun(t *sched.Task, run int) error {
 	var err error
 	k.thread.DownWrite(t)
 	if int(k.run.Peek()) != run {
+		t.C.Touch(k.runObj(), x86.AccWrite)
 		k.run.Poke(int32(run))
 		if run == KSMRunUnmerge {
 			if err = s.unmergeAndRemoveAll(t); err != nil {
+				t.C.Touch(k.runObj(), x86.AccWrite)
 				k.run.Poke(KSMRunStop)
 			}
 		}
@@ -196,8 +198,12 @@ func (s *System) KSMRun(t *sched.Task, run int) error {
 	return err
 }
 
+// runObj names run, which ksmd looks at without the mutex.
+func (k *ksmState) runObj() x86.ObjID { return k.wait.Obj() | 1<<40 }
+
 // ksmdShouldRun is ksmd_should_run.
 func (k *ksmState) ksmdShouldRun(t *sched.Task) bool {
+	t.C.Touch(k.runObj(), x86.AccRead)
 	if k.run.Peek() != KSMRunMerge {
 		return false
 	}
@@ -331,7 +337,7 @@ func (s *System) ksmEnter(t *sched.Task, m *MM) error {
 	k.mmlist.Unlock(t)
 	m.ksm.mergeable.Poke(1)
 	m.MMGrab(t)
-	if wake && !k.wait.Empty() {
+	if wake && k.wait.Active(t.C) {
 		k.wait.Wake(t)
 	}
 	return nil

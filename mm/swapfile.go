@@ -86,7 +86,13 @@ func (s *System) SetPageCluster(n int) { s.swap.cluster = n }
 
 // swapOn reports whether there has ever been a swap area. Where there has not,
 // nothing of swap is looked at, and a search over schedules has no steps of it.
-func (s *System) swapOn() bool { return s.swap.used.Peek() != 0 }
+func (s *System) swapOn() bool {
+	s.M.Touch(usedObj, x86.AccRead)
+	return s.swap.used.Peek() != 0
+}
+
+// usedObj names the word that says that there has been a swap area.
+const usedObj = x86.ObjID(x86.ClassWord)<<56 | 1<<44 | 3
 
 // SwapPages returns how many slots there are in all, and how many are free.
 func (s *System) SwapPages() (total, free uint64) {

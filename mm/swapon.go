@@ -92,6 +92,7 @@ func (s *System) SwapOn(t *sched.Task, dev *blk.Device, flags int) error {
 	}
 	sw.areas[a.kind] = a
 	s.enableSwap(t, a)
+	t.C.Touch(usedObj, x86.AccWrite)
 	sw.used.Poke(1)
 	sw.lock.Unlock(t)
 	return nil

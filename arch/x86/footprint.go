@@ -39,6 +39,9 @@ type Footprint struct {
 	Buffered ObjID
 	// Drained is set when stores left a buffer in a step of their own CPU, together.
 	Drained bool
+	// Watched is set when the observer was told of the step. Void is set when it has stopped
+	// the machine then, for what the watched step before left behind: the step has not begun.
+	Watched, Void bool
 	// Over is set when the machine has come to rest: the last step is over, and what is touched
 	// then, by whoever gives the machine something new to do, belongs to no step.
 	Over bool

@@ -80,7 +80,7 @@ func (r *porRun) name(a uint8) uint64 {
 func (r *porRun) independent() (at []int) {
 	for k := 0; k+1 < len(r.events); k++ {
 		a, b := &r.events[k], &r.events[k+1]
-		if a.actor == b.actor || r.enabled[k]>>b.actor&1 == 0 || k+2 == len(r.events) {
+		if a.actor == b.actor || r.enabled[k]>>b.actor&1 == 0 || k+1 >= r.stop {
 			continue
 		}
 		if !dependent(r.touches[a.lo:a.hi], r.touches[b.lo:b.hi], r.buffers(a.actor, b.actor)) {

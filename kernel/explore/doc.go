@@ -122,7 +122,9 @@
 //     after all that was done before (sched.Choice.Run); to give it something to do is no step.
 //   - The end. A run that stops before everybody is through (an oops, a gate that is
 //     closed) is taken to have kept the others from acting: they are tried at the
-//     last decision.
+//     last decision. Where an observer stops the machine for what the step before has left
+//     behind, the last step is whoever came next: one of each actor, which then comes
+//     before the other. How far the others had come when a run was stopped is not part of the classes.
 //   - Clocks. A wake-up preempts a task that has had its CPU for a millisecond. The relation
 //     knows nothing of that, so such runs are counted (Reduced.Clocked), and a
 //     search that has some proves nothing.

@@ -37,6 +37,7 @@ type event struct {
 	op      x86.Op
 	obj     x86.ObjID
 	wants   bool // waits for the lock that it takes
+	watched bool // the observer was told of it
 	drained bool // emptied its CPU's store buffer, which the buffer could have done before
 	rested  bool // the machine was at rest just before
 }
@@ -62,6 +63,7 @@ type porRun struct {
 	closed  bool           // the gate was closed,
 	cutOff  uint64         // which kept these from acting
 	blocked bool           // everybody who could act sleeps
+	stop    int            // position of the step that ended the run; what follows it, if anything, did not count
 	err     error
 
 	analysis
@@ -113,7 +115,7 @@ func (r *porRun) close() {
 	e := &r.events[n-1]
 	e.lo = int32(len(r.touches))
 	r.touches = appendFootprint(r.touches, &r.chosen, r.foot)
-	e.drained = r.foot.Drained
+	e.drained, e.watched = r.foot.Drained, r.foot.Watched
 	e.hi = int32(len(r.touches))
 	if n-1 < r.from {
 		return
@@ -249,6 +251,13 @@ func (r *porRun) finish(abrupt bool) {
 		r.close()
 	}
 	n := len(r.events)
+	r.stop = n - 1
+	if r.foot != nil && r.foot.Void {
+		// The observer looked, as the last step began, at what the step of which it had been told before
+		// did: that ended the run.
+		for r.stop = max(0, n-2); r.stop > 0 && !r.events[r.stop].watched; r.stop-- {
+		}
+	}
 	switch {
 	case n == 0:
 		return

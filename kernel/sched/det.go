@@ -141,7 +141,13 @@ func (m *Machine) Point(xc *x86.CPU, op x86.Op, obj x86.ObjID) {
 		m.happens.step(c.cur, op, obj)
 	}
 	if m.observer != nil {
+		if m.foot != nil {
+			m.foot.Void = true
+		}
 		m.observer.Step(d.steps, c.cur, op, obj)
+		if m.foot != nil {
+			m.foot.Void, m.foot.Watched = false, true
+		}
 	}
 }
 

@@ -168,7 +168,7 @@ func (m *Map) CongestionWait(t *sched.Task, ns uint64) {
 // calls it when a write request is over and few enough are left. It may be called in
 // interrupt context.
 func (m *Map) WriteEnded(t *sched.Task) {
-	if !m.writes.Empty() {
+	if m.writes.Active(t.C) {
 		m.writes.Wake(t)
 	}
 }

@@ -152,6 +152,7 @@ func (p DIORangeLock) dioLock(u *mm.PinUser, start, end uint64) error {
 		}
 		h.waitq.Prepare(t, sched.TaskInterruptible)
 		off := h.lock.LockIRQSave(t)
+		t.C.Touch(h.obj, x86.AccRead) // conflicts changes without the lock, too
 		if h.cows.Peek() == 0 && h.conflicts.Peek() == 0 {
 			break
 		}

@@ -86,6 +86,8 @@ func (p OneReadPin) FastTake(f *mm.Fast, _ x86.PTERef, pte x86.PTE, pg *page.Pag
 
 // WP is do_wp_page's decision.
 func (p OneReadPin) WP(f *mm.Fault) mm.WPNext {
+	// gup-fast, which holds nothing, may be recording a pin.
+	f.T.C.Touch(x86.PageObj(f.MM.Sys.Pages.PFN(f.Page), x86.PageFlags), x86.AccRead)
 	if firstOwner(f.Page) != f.MM.ID && f.Page.Policy.Peek()&recorded != 0 {
 		return mm.WPCopyPage
 	}

@@ -129,6 +129,18 @@ func TestStateDoesNotNameFrames(t *testing.T) {
 	assert.NotEqual(t, one, leak("pfn 0x5 order 0: count 2; same as page 5, not page 7"))
 }
 
+// TestStateDoesNotCountFreeMemory: the report of a process that was killed for want of memory says how much
+// there was, which is no part of what happened; who was killed is.
+func TestStateDoesNotCountFreeMemory(t *testing.T) {
+	killed := func(note string) uint64 {
+		return State(&workload.Outcome{Findings: []workload.Finding{{Verdict: workload.OOM, Want: -1, Got: -1, Note: note}}})
+	}
+	one := killed("process 1 (init) killed, 1 pages mapped, 499 free")
+	assert.Equal(t, one, killed("process 1 (init) killed, 1 pages mapped, 501 free"))
+	assert.Equal(t, one, killed("process 1 (init) killed, 2 pages mapped, 501 free"))
+	assert.NotEqual(t, one, killed("process 2 (init) killed, 1 pages mapped, 499 free"))
+}
+
 // TestMachineParametersNeedTheirRegime: what a search chooses makes no sense elsewhere.
 func TestMachineParametersNeedTheirRegime(t *testing.T) {
 	w := workload.Lookup("pin_fork")

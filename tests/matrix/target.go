@@ -98,9 +98,15 @@ const Broken = "broken"
 // frameWords is how findings name a frame.
 var frameWords = regexp.MustCompile(`\b(pfn|page) (0x[0-9a-f]+|[0-9]+)\b`)
 
+// memoryWords is how a finding tells how much memory there was when somebody was killed for want of it.
+var memoryWords = regexp.MustCompile(`\b[0-9]+ pages mapped, [0-9]+ free\b`)
+
 // canonical replaces the numbers of frames in a finding, which depend on the order in which
-// they were allocated, by the order in which the findings name them.
+// they were allocated, by the order in which the findings name them. How much memory was free, and
+// mapped, is left out: it is looked at without a lock, for the report alone, and what another CPU does
+// at that moment has nothing to do with it.
 func canonical(finding string, frames *explore.Canon) string {
+	finding = memoryWords.ReplaceAllString(finding, "")
 	return frameWords.ReplaceAllStringFunc(finding, func(s string) string {
 		kind, num, _ := strings.Cut(s, " ")
 		n, err := strconv.ParseUint(num, 0, 64)
