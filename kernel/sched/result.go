@@ -333,8 +333,13 @@ func (m *Machine) Run() *Result {
 	m.resultLock.Lock()
 	r := m.result
 	m.resultLock.Unlock()
-	if r != nil && r.Reason == Livelock && r.Detail == "" && !m.det1.stalled {
-		detail := m.livelockReport()
+	if r != nil && r.Detail == "" && (r.Reason == Livelock || r.Reason == Deadlock) && !m.det1.stalled {
+		detail := ""
+		if r.Reason == Deadlock {
+			detail = m.deadlock()
+		} else {
+			detail = m.livelockReport()
+		}
 		m.resultLock.Lock()
 		r.Detail = detail
 		m.resultLock.Unlock()
@@ -397,18 +402,22 @@ func (s *stillness) look(steps, progress uint64) bool {
 	return s.looks == watchdogLooks
 }
 
-// stepsSeen sums the CPUs' published clocks and the steps: it changes while
-// anything happens. Read without synchronisation on purpose, through counters
-// that are only compared.
+// stepsSeen sums what the CPUs have done: it changes while anything happens. That a CPU waits
+// busily is nothing, or one that spins on what a task will never release would hide that this
+// task loops or blocks in Go; but while an event is pending that time passes is something.
+// Read without synchronisation on purpose, through counters that are only compared.
 func (m *Machine) stepsSeen() uint64 {
 	if m.det {
 		return m.det1.beat.Load()
 	}
 	var s uint64
 	for _, c := range m.cpus {
-		s += c.pub.Load()
+		s += c.beat.Load() + c.spin.episode.Load()
 	}
-	return s + m.par.clock.Load()
+	if m.events.nextAt() != never {
+		s += m.par.clock.Load()
+	}
+	return s
 }
 
 func (m *Machine) runningTasks() string {
