@@ -21,7 +21,7 @@ const (
 	Oopsed                 // the kernel hit a BUG
 	Stopped                // Stop was called
 	Exited                 // a user function left by runtime.Goexit (testing.T.FailNow)
-	Stuck                  // a task blocks in Go instead of in the emulated kernel
+	Stuck                  // a task blocks in Go instead of in the emulated kernel, or loops there
 	Panicked               // a user function panicked
 )
 
@@ -373,7 +373,7 @@ func (m *Machine) wait(done chan struct{}) {
 		if still.look(m.stepsSeen(), m.achieved()) {
 			m.det1.stalled = true
 			m.fail(&Result{Reason: Stuck, Detail: fmt.Sprintf(
-				"no step for %v: a task blocks in Go (channel, mutex, time.Sleep) instead of in the emulated kernel\n%s",
+				"no step for %v: a task blocks in Go (channel, mutex, time.Sleep) instead of in the emulated kernel, or loops for ever and passes no schedule point\n%s",
 				limit, m.runningTasks())})
 			return
 		}
@@ -418,18 +418,6 @@ func (m *Machine) stepsSeen() uint64 {
 		s += m.par.clock.Load()
 	}
 	return s
-}
-
-func (m *Machine) runningTasks() string {
-	var b strings.Builder
-	m.tasksLock.Lock()
-	for _, c := range m.cpus {
-		if t := m.tasks[int(c.running.Peek())]; t != nil {
-			fmt.Fprintf(&b, "  cpu %d runs task %d %s\n", c.ID, t.ID, t.Name)
-		}
-	}
-	m.tasksLock.Unlock()
-	return b.String()
 }
 
 // Shutdown unwinds everything that is left and gives coroutines back to the
