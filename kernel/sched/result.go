@@ -242,7 +242,11 @@ func (m *Machine) waitText(t *Task) string {
 
 func (m *Machine) livelockReport() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "no end after %d points, %d ns\n", m.det1.steps, m.Now())
+	if m.det {
+		fmt.Fprintf(&b, "no end after %d points, %d ns\n", m.det1.steps, m.Now())
+	} else {
+		fmt.Fprintf(&b, "no system call came to an end in %d ns of virtual time, and somebody ran\n", m.opts.LivelockNS)
+	}
 	m.tasksLock.Lock()
 	m.describeTasks(&b)
 	m.tasksLock.Unlock()

@@ -63,7 +63,7 @@ func taskStacks(all string) (stacks []string) {
 		if strings.Contains(head, "[coroutine") || !strings.Contains(s, "sched.(*Task).main") {
 			continue
 		}
-		s, _, _ = strings.Cut(s, "\niter.Pull") // what runs the task is of no interest
+		s, _, _ = strings.Cut(s, "\niter.Pull[...].func1(") // what runs the task is of no interest
 		stacks = append(stacks, strings.TrimSpace(s))
 	}
 	return stacks
