@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/scenarios"
 	"github.com/cowlab/cowlab/tests/workload"
@@ -23,6 +24,7 @@ const (
 	exitDiffer = 1
 	exitUsage  = 2
 	exitFailed = 3
+	exitStuck  = 4 // a policy loops or blocks in Go
 )
 
 // env is what a verb has of its surroundings.
@@ -108,7 +110,13 @@ func run(e *env, args []string) int {
 	if err == nil {
 		err = out.err
 	}
+	return e.exit(err)
+}
+
+// exit tells an error and returns the exit code.
+func (e *env) exit(err error) int {
 	var usage errUsage
+	var stuck *sched.StuckError
 	switch {
 	case err == nil:
 		return exitOK
@@ -120,6 +128,9 @@ func run(e *env, args []string) int {
 	case errors.Is(err, errDiffer):
 		fmt.Fprintf(e.stderr, "cowlab: %v\n", err)
 		return exitDiffer
+	case errors.As(err, &stuck):
+		fmt.Fprintf(e.stderr, "cowlab: %v\nIt cannot be interrupted, and so this is the end of the command.\n", err)
+		return exitStuck
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(e.stderr, "cowlab: interrupted")
 		return exitFailed

@@ -207,6 +207,9 @@ func (s *reduction) search(ctx context.Context) error {
 			if j.run.err != nil {
 				return j.run.err
 			}
+			if err := j.outcome.obs.Result.Stuck(); err != nil {
+				return err
+			}
 			s.fold(j)
 			if s.full() && s.left+len(s.wave)-i > 1 {
 				s.out.Left = s.left + len(s.wave) - i - 1

@@ -223,6 +223,9 @@ func runWave(ctx context.Context, t *Target, wave []plan, o *ExhaustOptions) []w
 					tracker.keys(b.branches)
 					results[i].class, results[i].err = tracker.class, tracker.err
 				}
+				if err := obs.Result.Stuck(); err != nil {
+					results[i].err = err
+				}
 			}
 			done()
 			ended <- struct{}{}

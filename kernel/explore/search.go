@@ -188,11 +188,15 @@ func Search(ctx context.Context, t Target, o Options) (*Report, error) {
 	for range o.Workers {
 		<-ended
 	}
+	if s.err != nil {
+		return nil, s.err
+	}
 	s.report.finish(s.clock())
 	return s.report, nil
 }
 
 type search struct {
+	err     error // a machine is stuck: the search is given up
 	ctx     context.Context
 	target  *Target
 	o       *Options
@@ -239,6 +243,10 @@ func (s *search) fold(b *batch) {
 		s.length = max(s.length, out.len)
 		s.report.add(s.next, out)
 		s.next++
+		if err := out.obs.Result.Stuck(); err != nil {
+			s.stopped, s.err = true, err
+			return
+		}
 		if s.o.StopAtFirst && s.o.Bad(out.obs.Verdict) {
 			s.stopped = true
 			return
@@ -267,6 +275,9 @@ func (s *search) work() {
 			m := meter{Strategy: spec.Strategy()}
 			obs := guarded(run, &m, nil)
 			b.done = append(b.done, outcome{obs, spec, m.steps})
+			if obs.Result.Stuck() != nil {
+				break
+			}
 			if s.o.StopAtFirst && s.o.Bad(obs.Verdict) {
 				break
 			}

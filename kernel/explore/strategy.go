@@ -278,7 +278,9 @@ func (g *Gate) Pick(ch *sched.Choice) int {
 	ch.Step -= g.from
 	g.rule.fix(ch)
 	i := g.s.Pick(ch)
-	g.rule.took(&ch.Enabled[i])
+	if i != sched.Cut {
+		g.rule.took(&ch.Enabled[i])
+	}
 	return i
 }
 

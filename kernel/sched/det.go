@@ -190,7 +190,7 @@ func (m *Machine) unwait(c *cpu) {
 // SpinWait disables the CPU until obj is written or it has an interrupt to take.
 func (m *Machine) SpinWait(xc *x86.CPU, obj x86.ObjID, spins int) {
 	if !m.det {
-		m.spinParallel(xc, spins)
+		m.spinParallel(xc, obj, spins)
 		return
 	}
 	c := m.cpus[xc.ID]

@@ -29,7 +29,8 @@
 // In the deterministic regimes a CPU that spins is disabled until the object it
 // spins on is written (CPU.Wrote) or an interrupt arrives for it. When nobody
 // is enabled, nothing will ever happen again: the machine is quiet if no task
-// is left, and deadlocked otherwise.
+// is left, and deadlocked otherwise. In the parallel regime the same is found by looking
+// at the states of all CPUs, which tell each other when they spin: see standstill.go.
 //
 // # Time
 //

@@ -18,6 +18,9 @@ func (m *Machine) Interrupts(xc *x86.CPU) {
 		return
 	}
 	for !xc.IRQsDisabled() {
+		if !m.det {
+			c.spin.interrupted() // before others can see that it is taken
+		}
 		v, ok := xc.TakePending()
 		if !ok {
 			break

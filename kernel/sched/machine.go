@@ -209,8 +209,11 @@ type cpu struct {
 	pub    atomic.Uint64 // published clock
 	parked atomic.Bool
 	park   chan struct{}
-	points uint64 // slow points that were due by the clock. Owner.
-	due    uint64 // clock of the next one. Owner.
+	points uint64        // slow points that were due by the clock. Owner.
+	due    uint64        // clock of the next one. Owner.
+	beat   atomic.Uint64 // points, for the watchdog
+	spin   spinning
+	still  standstill
 }
 
 // New makes a machine. It runs nothing until Run.
@@ -279,7 +282,7 @@ func New(o Options) (*Machine, error) {
 		c.isolated = i >= o.CPUs-o.Isolated
 		c.idle = m.newIdle(c)
 		c.cur = c.idle
-		c.waiting, c.waitObj = true, x86.CPUObj(i)
+		c.waiting, c.waitObj = m.det, x86.CPUObj(i)
 		c.isIdle.Store(true)
 	}
 	if o.Regime == Free {

@@ -115,6 +115,7 @@ func (m *Machine) pointParallel(xc *x86.CPU) {
 		m.fireDue(c, time)
 	}
 	c.points++
+	c.beat.Store(c.points)
 	if c.points%m.par.yieldEvery == 0 {
 		runtime.Gosched()
 	}
@@ -189,7 +190,7 @@ func (m *Machine) attendEvent(uint64) {
 }
 
 // spinParallel is one round of a busy wait.
-func (m *Machine) spinParallel(xc *x86.CPU, spins int) {
+func (m *Machine) spinParallel(xc *x86.CPU, obj x86.ObjID, spins int) {
 	c := m.cpus[xc.ID]
 	t := c.cur
 	if m.dying.Load() {
@@ -202,7 +203,10 @@ func (m *Machine) spinParallel(xc *x86.CPU, spins int) {
 		panic(unwind{})
 	}
 	if m.stop.Load() {
+		c.waiting, c.waitObj = true, obj // for the report
 		t.yield()
+		c = m.cpus[t.C.ID]
+		c.waiting = false
 		return
 	}
 	xc.Charge(m.cost.Pause)
@@ -215,15 +219,7 @@ func (m *Machine) spinParallel(xc *x86.CPU, spins int) {
 		return
 	}
 	if spins > m.par.spins {
-		// The one we wait for may need our host core.
-		xc.SetNow(m.parTime())
-		runtime.Gosched()
-		if spins%4096 == 0 {
-			m.checkProgress(c, m.parTime())
-			if m.events.nextAt() <= m.parTime() {
-				m.fireDue(c, m.parTime())
-			}
-		}
+		m.spinAgain(c, t, spins-m.par.spins)
 	}
 }
 

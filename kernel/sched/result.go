@@ -21,7 +21,7 @@ const (
 	Oopsed                 // the kernel hit a BUG
 	Stopped                // Stop was called
 	Exited                 // a user function left by runtime.Goexit (testing.T.FailNow)
-	Stuck                  // a task blocks in Go instead of in the emulated kernel
+	Stuck                  // a task blocks in Go instead of in the emulated kernel, or loops there
 	Panicked               // a user function panicked
 )
 
@@ -242,7 +242,11 @@ func (m *Machine) waitText(t *Task) string {
 
 func (m *Machine) livelockReport() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "no end after %d points, %d ns\n", m.det1.steps, m.Now())
+	if m.det {
+		fmt.Fprintf(&b, "no end after %d points, %d ns\n", m.det1.steps, m.Now())
+	} else {
+		fmt.Fprintf(&b, "no system call came to an end in %d ns of virtual time, and somebody ran\n", m.opts.LivelockNS)
+	}
 	m.tasksLock.Lock()
 	m.describeTasks(&b)
 	m.tasksLock.Unlock()
@@ -333,8 +337,13 @@ func (m *Machine) Run() *Result {
 	m.resultLock.Lock()
 	r := m.result
 	m.resultLock.Unlock()
-	if r != nil && r.Reason == Livelock && r.Detail == "" && !m.det1.stalled {
-		detail := m.livelockReport()
+	if r != nil && r.Detail == "" && (r.Reason == Livelock || r.Reason == Deadlock) && !m.det1.stalled {
+		detail := ""
+		if r.Reason == Deadlock {
+			detail = m.deadlock()
+		} else {
+			detail = m.livelockReport()
+		}
 		m.resultLock.Lock()
 		r.Detail = detail
 		m.resultLock.Unlock()
@@ -368,7 +377,7 @@ func (m *Machine) wait(done chan struct{}) {
 		if still.look(m.stepsSeen(), m.achieved()) {
 			m.det1.stalled = true
 			m.fail(&Result{Reason: Stuck, Detail: fmt.Sprintf(
-				"no step for %v: a task blocks in Go (channel, mutex, time.Sleep) instead of in the emulated kernel\n%s",
+				"no step for %v: a task blocks in Go (channel, mutex, time.Sleep) instead of in the emulated kernel, or loops for ever and passes no schedule point\n%s",
 				limit, m.runningTasks())})
 			return
 		}
@@ -397,30 +406,22 @@ func (s *stillness) look(steps, progress uint64) bool {
 	return s.looks == watchdogLooks
 }
 
-// stepsSeen sums the CPUs' published clocks and the steps: it changes while
-// anything happens. Read without synchronisation on purpose, through counters
-// that are only compared.
+// stepsSeen sums what the CPUs have done: it changes while anything happens. That a CPU waits
+// busily is nothing, or one that spins on what a task will never release would hide that this
+// task loops or blocks in Go; but while an event is pending that time passes is something.
+// Read without synchronisation on purpose, through counters that are only compared.
 func (m *Machine) stepsSeen() uint64 {
 	if m.det {
 		return m.det1.beat.Load()
 	}
 	var s uint64
 	for _, c := range m.cpus {
-		s += c.pub.Load()
+		s += c.beat.Load() + c.spin.episode.Load()
 	}
-	return s + m.par.clock.Load()
-}
-
-func (m *Machine) runningTasks() string {
-	var b strings.Builder
-	m.tasksLock.Lock()
-	for _, c := range m.cpus {
-		if t := m.tasks[int(c.running.Peek())]; t != nil {
-			fmt.Fprintf(&b, "  cpu %d runs task %d %s\n", c.ID, t.ID, t.Name)
-		}
+	if m.events.nextAt() != never {
+		s += m.par.clock.Load()
 	}
-	m.tasksLock.Unlock()
-	return b.String()
+	return s
 }
 
 // Shutdown unwinds everything that is left and gives coroutines back to the

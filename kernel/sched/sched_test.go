@@ -180,6 +180,7 @@ func TestParallelLivelockIsDescribedAtRest(t *testing.T) {
 	}
 	r := m.Run()
 	assert.Equal(t, Livelock, r.Reason)
+	assert.Contains(t, r.Detail, "no system call came to an end in 1000000 ns")
 	for i := range 3 {
 		assert.Contains(t, r.Detail, fmt.Sprint("loop ", i))
 	}

@@ -367,6 +367,9 @@ func (t *Task) switchAway(preempt bool) {
 	c := m.cpus[t.C.ID]
 	dead := t.State() == TaskDead
 	c.IRQDisable()
+	if !m.det {
+		c.spin.begin(false)
+	}
 	c.Point(x86.OpSwitch, x86.CPUObj(c.ID))
 	c.needResched.Store(false)
 	if m.det && t != c.idle && c.Now()-c.pickedAt >= m.cost.NSToCycles(wakeGranNS) {

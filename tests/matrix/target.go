@@ -2,6 +2,7 @@ package matrix
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"regexp"
 	"sort"
@@ -38,7 +39,11 @@ func TargetWith(w *workload.Workload, v workload.Values, p mm.Policy, hosts *ker
 		}
 		out, err := workload.Execute(w, wo)
 		if err != nil {
-			return explore.Observation{Verdict: explore.Panicked, Detail: err.Error()}
+			obs := explore.Observation{Verdict: explore.Panicked, Detail: err.Error()}
+			if stuck := (*sched.StuckError)(nil); errors.As(err, &stuck) {
+				obs.Result = &sched.Result{Reason: sched.Stuck, Detail: stuck.Detail}
+			}
+			return obs
 		}
 		return observe(out)
 	}

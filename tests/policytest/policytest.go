@@ -2,11 +2,14 @@ package policytest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cowlab/cowlab/kernel"
+	"github.com/cowlab/cowlab/kernel/sched"
 	"github.com/cowlab/cowlab/mm"
 	"github.com/cowlab/cowlab/tests/workload"
 )
@@ -68,6 +71,19 @@ type suite struct {
 	p     mm.Policy
 	o     Options
 	hosts *kernel.Hosts
+
+	mu    sync.Mutex
+	stuck error // a machine is stuck in a method of the policy: nothing more is run; protected by mu
+}
+
+// gaveUp notes err if it says that a machine is stuck, and returns the first such error.
+func (s *suite) gaveUp(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if is := (*sched.StuckError)(nil); s.stuck == nil && errors.As(err, &is) {
+		s.stuck = err
+	}
+	return s.stuck
 }
 
 func newSuite(ctx context.Context, p mm.Policy, o Options) *suite {
@@ -111,8 +127,15 @@ func RunWith(t *testing.T, p mm.Policy, o Options) {
 				s.replay(t, c.name, asked)
 				return
 			}
+			if s.gaveUp(nil) != nil {
+				t.Skip("a machine is stuck")
+			}
 			ran++
-			for _, problem := range c.run(s) {
+			problems := c.run(s)
+			if err := s.gaveUp(nil); err != nil {
+				t.Fatalf("policytest: %s: %v\nIt cannot be interrupted: nothing more is tested.", p.Name(), err)
+			}
+			for _, problem := range problems {
 				problem.Check = c.name
 				if k := s.known(&problem, seen); k != nil {
 					t.Logf("known: %v: %s", &problem, k.Why)

@@ -45,6 +45,7 @@ func (s *suite) races() (out []Problem) {
 		}
 		r, err := explore.Search(s.ctx, *t, explore.Options{Schedules: uint64(n), Seed: s.o.Seed})
 		if err != nil {
+			s.gaveUp(err)
 			return append(out, Problem{Where: c.String(), Says: err.Error()})
 		}
 		for _, w := range r.Witnesses {
@@ -87,6 +88,9 @@ func (s *suite) invariants() (out []Problem) {
 		t := s.target(&c, everyStep)
 		spec := explore.Spec{Kind: explore.KindRandom, Seed: s.o.Seed}
 		obs := t.Run(spec.Strategy(), nil)
+		if s.gaveUp(obs.Result.Stuck()) != nil {
+			return out
+		}
 		if obs.Verdict == string(workload.Bug) {
 			out = append(out, Problem{Where: c.String(), Says: obs.Verdict + ": " + obs.Detail, schedule: &schedule{cell: &c, tune: everyStep, spec: spec}})
 		}
@@ -115,8 +119,12 @@ func (s *suite) plain(c *cell, p mm.Policy, st sched.Strategy, ob sched.Observer
 	if tune != nil {
 		tune(&o)
 	}
+	if err := s.gaveUp(nil); err != nil {
+		return 0, nil, err
+	}
 	out, err := workload.Execute(c.w, o)
 	if err != nil {
+		s.gaveUp(err)
 		return 0, nil, err
 	}
 	got, put := out.Counters[trace.EmuNrFollPinAcquired], out.Counters[trace.EmuNrFollPinReleased]

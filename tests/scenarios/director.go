@@ -49,5 +49,9 @@ func (d *director) Pick(ch *sched.Choice) int {
 	if len(d.index) == 0 {
 		return d.gate.Pick(ch)
 	}
-	return d.index[d.gate.Pick(&d.ch)]
+	i := d.gate.Pick(&d.ch)
+	if i == sched.Cut {
+		return sched.Cut
+	}
+	return d.index[i]
 }

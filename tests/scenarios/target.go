@@ -111,7 +111,7 @@ func (s *Scenario) run(o runOptions) explore.Observation {
 	r.dir = newDirector(o.strategy)
 	ko := kernel.Options{
 		CPUs: int(s.Machine.CPUs), Memory: uint64(s.Machine.Memory), Regime: sched.Free, Strategy: r.dir, Policy: o.policy,
-		Hosts: o.hosts, Events: o.events, StepLimit: stepLimit, Watchdog: sched.NoWatchdog, NoStack: true,
+		Hosts: o.hosts, Events: o.events, StepLimit: stepLimit, NoStack: true,
 		HugePages: int(s.Machine.Huge), KSM: s.Machine.KSM, TSO: s.Machine.TSO || s.tune.TSO,
 		FailEvents: s.tune.Fail, ReclaimEvents: max(s.tune.Reclaim, int(s.Machine.Reclaim)), CheckRaces: s.tune.Races,
 	}
@@ -156,6 +156,10 @@ func (s *Scenario) run(o runOptions) explore.Observation {
 	r.prepare()
 	m.CheckSteps(checkEvery, o.observer)
 	out := m.Run(r.lab)
+	if out.Stuck() != nil {
+		m.Shutdown()
+		return explore.Observation{Verdict: "stuck", Detail: out.Detail, Result: out.Result}
+	}
 	obs := r.observe(out)
 	if o.done != nil {
 		o.done(m)

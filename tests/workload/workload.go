@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/blk"
@@ -347,6 +346,10 @@ func Execute(w *Workload, o Options) (*Outcome, error) {
 		o.Booted(m)
 	}
 	ko2 := m.Run(func(t *kernel.Thread) { w.Main(t, r) })
+	if err := ko2.Result.Stuck(); err != nil {
+		m.Shutdown()
+		return nil, err
+	}
 	out := r.conclude(ko2)
 	out.Meminfo, out.Victims = m.Meminfo(), ko2.Victims
 	if o.Done != nil {
@@ -407,14 +410,10 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 		l := w.Latency()
 		disk.Latency = &l
 	}
-	var watchdog time.Duration
-	if o.Regime == sched.Free {
-		watchdog = sched.NoWatchdog // thousands of runs; no workload blocks in Go
-	}
 	ko := kernel.Options{
 		CPUs: o.CPUs, Memory: w.Memory(o.Values), Regime: o.Regime, Strategy: o.Strategy,
 		Policy: o.Policy, ForceHooks: o.ForceHooks, Disks: []kernel.Disk{disk}, Events: o.Events,
-		Hosts: o.Hosts, Cost: o.Cost, StepLimit: o.StepLimit, Watchdog: watchdog,
+		Hosts: o.Hosts, Cost: o.Cost, StepLimit: o.StepLimit,
 		CheckRaces: o.CheckRaces, TSO: o.TSO, FailEvents: o.Values.Int(failParam),
 		ReclaimEvents: o.Values.Int(reclaimParam),
 		LivelockNS:    2_000_000_000, // no workload waits longer for anything
