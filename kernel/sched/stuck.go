@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
+	"time"
 )
 
 // StuckError says that a task of a machine blocks in Go, or loops in Go for ever. Go cannot
@@ -22,6 +24,22 @@ func (r *Result) Stuck() error {
 		return nil
 	}
 	return &StuckError{r.Detail}
+}
+
+// FirstRuns says which runs of a search are watched: the first ones. A goroutine and a timer for
+// each would take a fifth of a search's speed, and a policy that loops or blocks in Go mostly
+// does so soon. The zero value is ready, for any number of goroutines.
+type FirstRuns struct{ n atomic.Int64 }
+
+// watchedRuns is how many those are.
+const watchedRuns = 64
+
+// Watchdog returns the Watchdog of one more run: zero, which is the default, or NoWatchdog.
+func (f *FirstRuns) Watchdog() time.Duration {
+	if f.n.Load() < watchedRuns && f.n.Add(1) <= watchedRuns {
+		return 0
+	}
+	return NoWatchdog
 }
 
 // runningTasks names the tasks that have a CPU, with the Go stacks of those that execute.

@@ -66,3 +66,13 @@ func TestResultStuck(t *testing.T) {
 	assert.NoError(t, (&Result{Reason: Deadlock}).Stuck())
 	assert.EqualError(t, (&Result{Reason: Stuck, Detail: "cpu 0\n"}).Stuck(), "stuck: cpu 0")
 }
+
+func TestFirstRunsAreWatched(t *testing.T) {
+	var f FirstRuns
+	for range watchedRuns {
+		assert.Zero(t, f.Watchdog())
+	}
+	for range 3 {
+		assert.EqualValues(t, NoWatchdog, f.Watchdog())
+	}
+}

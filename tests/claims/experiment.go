@@ -165,7 +165,7 @@ func (e experiment) once(p mm.Policy, hosts *kernel.Hosts, s sched.Strategy, ob 
 	o := e.options
 	o.CPUs, o.Regime, o.Strategy, o.Policy, o.Hosts = 2, sched.Free, pl.gate, p, hosts
 	o.Events = done != nil
-	o.NoStack, o.StepLimit = true, 100_000
+	o.NoStack, o.Watchdog, o.StepLimit = true, sched.NoWatchdog, 100_000
 	if o.Memory == 0 {
 		o.Memory = 2 << 20
 	}

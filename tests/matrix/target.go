@@ -29,10 +29,11 @@ func Target(w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.
 func TargetWith(w *workload.Workload, v workload.Values, p mm.Policy, hosts *kernel.Hosts, tune func(*workload.Options)) *explore.Target {
 	t := &explore.Target{Name: w.Name, Policy: p.Name(), Params: params(w, v)}
 	content := sync.OnceValue(func() []byte { return w.Content(v) })
+	first := &sched.FirstRuns{}
 	t.Run = func(s sched.Strategy, o sched.Observer) explore.Observation {
 		wo := workload.Options{
 			Policy: p, Values: v, Small: true, Regime: sched.Free, Strategy: s, Observer: o, Hosts: hosts,
-			Content: content(),
+			Content: content(), Watchdog: first.Watchdog(),
 		}
 		if tune != nil {
 			tune(&wo)

@@ -19,6 +19,7 @@ const stepLimit = 40_000
 func (s *suite) target(c *cell, tune func(*workload.Options)) *explore.Target {
 	return matrix.TargetWith(c.w, c.values, contract{s.p}, s.hosts, func(o *workload.Options) {
 		o.StepLimit = stepLimit
+		o.Watchdog = 0 // every run: this is where policies are new
 		if tune != nil {
 			tune(o)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -34,8 +35,9 @@ const (
 // machines between runs.
 func (s *Scenario) Target(p mm.Policy, hosts *kernel.Hosts) *explore.Target {
 	t := &explore.Target{Name: s.TokenName(), Policy: p.Name(), Params: s.params()}
+	first := &sched.FirstRuns{}
 	t.Run = func(st sched.Strategy, o sched.Observer) explore.Observation {
-		return s.run(runOptions{policy: p, hosts: hosts, strategy: st, observer: o})
+		return s.run(runOptions{policy: p, hosts: hosts, strategy: st, observer: o, watchdog: first.Watchdog()})
 	}
 	t.Smaller = func() []explore.Target { return s.smaller(p, hosts) }
 	return t
@@ -83,6 +85,7 @@ type runOptions struct {
 	hosts    *kernel.Hosts
 	strategy sched.Strategy
 	observer sched.Observer
+	watchdog time.Duration
 	events   bool
 	done     func(*kernel.Machine)
 }
@@ -111,7 +114,7 @@ func (s *Scenario) run(o runOptions) explore.Observation {
 	r.dir = newDirector(o.strategy)
 	ko := kernel.Options{
 		CPUs: int(s.Machine.CPUs), Memory: uint64(s.Machine.Memory), Regime: sched.Free, Strategy: r.dir, Policy: o.policy,
-		Hosts: o.hosts, Events: o.events, StepLimit: stepLimit, NoStack: true,
+		Hosts: o.hosts, Events: o.events, StepLimit: stepLimit, Watchdog: o.watchdog, NoStack: true,
 		HugePages: int(s.Machine.Huge), KSM: s.Machine.KSM, TSO: s.Machine.TSO || s.tune.TSO,
 		FailEvents: s.tune.Fail, ReclaimEvents: max(s.tune.Reclaim, int(s.Machine.Reclaim)), CheckRaces: s.tune.Races,
 	}

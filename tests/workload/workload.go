@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cowlab/cowlab/arch/x86"
 	"github.com/cowlab/cowlab/blk"
@@ -133,6 +134,9 @@ type Options struct {
 	// StepLimit bounds a deterministic run; zero means 200,000 in the Free regime for the small
 	// form, and 100 million for others.
 	StepLimit uint64
+	// Watchdog is that of kernel.Options, or sched.NoWatchdog for a deterministic run of which
+	// there are thousands.
+	Watchdog time.Duration
 	// Booted is called with the machine before it runs: to stop it from outside, or
 	// to look at it.
 	Booted func(*kernel.Machine)
@@ -413,7 +417,7 @@ func prepare(w *Workload, o *Options) (*Run, kernel.Options, error) {
 	ko := kernel.Options{
 		CPUs: o.CPUs, Memory: w.Memory(o.Values), Regime: o.Regime, Strategy: o.Strategy,
 		Policy: o.Policy, ForceHooks: o.ForceHooks, Disks: []kernel.Disk{disk}, Events: o.Events,
-		Hosts: o.Hosts, Cost: o.Cost, StepLimit: o.StepLimit,
+		Hosts: o.Hosts, Cost: o.Cost, StepLimit: o.StepLimit, Watchdog: o.Watchdog,
 		CheckRaces: o.CheckRaces, TSO: o.TSO, FailEvents: o.Values.Int(failParam),
 		ReclaimEvents: o.Values.Int(reclaimParam),
 		LivelockNS:    2_000_000_000, // no workload waits longer for anything
