@@ -29,29 +29,24 @@ func TestPlugIsTouched(t *testing.T) {
 	r := newRig(t, sched.Options{CPUs: 1, Regime: sched.Free, Strategy: d}, DeviceOptions{MaxRequests: 4, Depth: 1, Latency: &rot})
 	q := &r.dev.q
 	plug, number := q.plugObj, q.allocatedObj()
-	r.run(func(t *sched.Task) {
-		g := newBatch(r)
-		p := r.alloc(t)
-		g.left++
-		r.sys.SubmitBio(t, r.bio(t, Read, 0, p, 0, 512, g.end))
-		r.sys.Unplug(t, r.dev)
-		g.await(t)
-		r.pages.Put(t, p)
-	})
+	one := func(dir Dir) {
+		r.run(func(t *sched.Task) {
+			g := newBatch(r)
+			p := r.alloc(t)
+			g.left++
+			r.sys.SubmitBio(t, r.bio(t, dir, 0, p, 0, 512, g.end))
+			r.sys.Unplug(t, r.dev)
+			g.await(t)
+			r.pages.Put(t, p)
+		})
+	}
+	one(Read)
 	assert.Equal(t, 2, d[x86.Touch{Obj: plug, How: x86.AccWrite}], "set, and removed")
 	assert.Equal(t, 2, d[x86.Touch{Obj: number, How: x86.AccAdd}], "one more, and one less")
 	assert.Zero(t, d[x86.Touch{Obj: number, How: x86.AccRead}], "there was room")
 	queues := map[x86.ObjID]bool{}
 	clear(d)
-	r.run(func(t *sched.Task) {
-		g := newBatch(r)
-		p := r.alloc(t)
-		g.left++
-		r.sys.SubmitBio(t, r.bio(t, Write, 0, p, 0, 512, g.end))
-		r.sys.Unplug(t, r.dev)
-		g.await(t)
-		r.pages.Put(t, p)
-	})
+	one(Write)
 	for to := range d {
 		if to.Obj.Class() == x86.ClassWait && to.How == x86.AccRead {
 			queues[to.Obj] = true

@@ -238,6 +238,6 @@ A first look:
                                       search harder for a counterexample
 
 Exit codes: 0 it ran, 1 the result differs from what was expected, 2 bad usage,
-3 it could not run or was interrupted.
+3 it could not run or was interrupted, 4 a policy loops or blocks in Go.
 `)
 }

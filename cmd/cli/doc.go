@@ -10,4 +10,5 @@
 //	1  the result differs from what was expected (matrix -expect, replay)
 //	2  bad usage
 //	3  it could not run, or was interrupted
+//	4  a policy loops or blocks in Go: what Go executes is told
 package cli
